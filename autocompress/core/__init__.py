@@ -1,0 +1,1 @@
+"""Pure types and maths: imports the standard library and numpy only."""

@@ -1,0 +1,222 @@
+"""What to do to a graph: bits a layer, prune ratio a group, and how to win accuracy back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from autocompress.core.errors import PlanError, nearest
+
+WEIGHT_BITS = (32, 16, 8, 4, 2)
+ACTIVATION_BITS = (32, 16, 8)
+IMPORTANCES = ("l1", "l2", "taylor", "random")
+CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
+DEFAULT = "*"
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """How one layer's numbers are kept.
+
+    ``weight_bits`` 8, 4 and 2 with ``activation_bits`` 32 mean weight-only storage (the layer computes in float32);
+    with 8 they mean integer compute. 16 with 16 means float16 compute, 16 with 32 float16 storage.
+    """
+
+    weight_bits: int = 32
+    activation_bits: int = 32
+
+    def __post_init__(self) -> None:
+        if self.weight_bits not in WEIGHT_BITS:
+            raise PlanError(f"`weight_bits` must be one of {WEIGHT_BITS}, but got {self.weight_bits!r}.")
+        if self.activation_bits not in ACTIVATION_BITS:
+            raise PlanError(f"`activation_bits` must be one of {ACTIVATION_BITS}, but got {self.activation_bits!r}.")
+        if self.activation_bits == 8 and self.weight_bits > 8:
+            raise PlanError(f"8-bit activations need weights of at most 8 bits, but got {self.weight_bits=}.")
+        if self.activation_bits == 16 and self.weight_bits != 16:
+            raise PlanError(f"16-bit activations need 16-bit weights, but got {self.weight_bits=}.")
+
+    @property
+    def label(self) -> str:
+        """Short name such as ``w4a8``, ``fp16`` or ``fp32``."""
+        if self.weight_bits == 32:
+            return "fp32"
+        if self.activation_bits == 16:
+            return "fp16"
+        return f"w{self.weight_bits}a{self.activation_bits}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationPlan:
+    """Label-free distillation from the uncompressed graph (Hinton et al. 2015, section 2).
+
+    Args:
+        steps: optimizer steps of the full budget; 0 re-estimates BatchNorm only.
+        learning_rate: peak rate of the cosine schedule.
+        temperature: softens both distributions of the Kullback-Leibler loss.
+        batch_size: samples a step.
+    """
+
+    steps: int = 0
+    learning_rate: float = 0.01
+    temperature: float = 2.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise PlanError(f"`steps` must be at least 0, but got {self.steps}.")
+        if self.batch_size < 1:
+            raise PlanError(f"`batch_size` must be at least 1, but got {self.batch_size}.")
+        for name in ("learning_rate", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise PlanError(f"`{name}` must be a positive number, but got {value!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionPlan:
+    """A whole candidate: pure data, comparable, and stable as JSON.
+
+    Args:
+        layers: layer name to :class:`LayerPlan`; ``"*"`` is the default for every layer that may take it.
+        prune: group name to the share of its channels to remove, in ``[0, 1)``; ``"*"`` likewise.
+        importance: how channels are ranked, one of :data:`IMPORTANCES`.
+        calibrator: how activation ranges are chosen, one of :data:`CALIBRATORS`.
+        distillation: how to heal; None leaves weights as they are.
+    """
+
+    layers: Mapping[str, LayerPlan] = field(default_factory=dict)
+    prune: Mapping[str, float] = field(default_factory=dict)
+    importance: str = "l1"
+    calibrator: str = "minmax"
+    distillation: DistillationPlan | None = None
+
+    def __post_init__(self) -> None:
+        if self.importance not in IMPORTANCES:
+            raise PlanError(f"`importance` must be one of {IMPORTANCES}, but got {self.importance!r}.")
+        if self.calibrator not in CALIBRATORS:
+            raise PlanError(f"`calibrator` must be one of {CALIBRATORS}, but got {self.calibrator!r}.")
+        for group, ratio in self.prune.items():
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+                raise PlanError(f"The prune ratio of {group!r} must be in [0, 1), but got {ratio!r}.")
+        object.__setattr__(self, "layers", dict(sorted(self.layers.items())))
+        object.__setattr__(self, "prune", {k: float(v) for k, v in sorted(self.prune.items())})
+
+    def layer(self, name: str) -> LayerPlan:
+        """The plan of one layer: its own, else that of ``"*"``, else float32."""
+        return self.layers.get(name) or self.layers.get(DEFAULT) or LayerPlan()
+
+    def ratio(self, group: str) -> float:
+        """The prune ratio of one group: its own, else that of ``"*"``, else 0."""
+        return self.prune.get(group, self.prune.get(DEFAULT, 0.0))
+
+    def check(self, *, layers: Iterable[str], groups: Iterable[str]) -> None:
+        """Raise :class:`PlanError` where a name is in neither the graph's layers nor its groups."""
+        for kind, given, known in (("layer", self.layers, list(layers)), ("group", self.prune, list(groups))):
+            for name in given:
+                if name != DEFAULT and name not in known:
+                    near = nearest(name, known)
+                    hint = f"; did you mean {near!r}?" if near else f". Known: {', '.join(known[:12]) or 'none'}."
+                    raise PlanError(f"The plan names an unknown {kind} {name!r}{hint}")
+
+    def replace(self, **changes: Any) -> CompressionPlan:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def structure_digest(self) -> str:
+        """Digest of what decides the float weights (pruning, importance, healing); bits do not change it."""
+        return _digest({k: v for k, v in self.to_dict().items() if k in ("prune", "importance", "distillation")})
+
+    @property
+    def digest(self) -> str:
+        """Stable 16-digit hexadecimal digest of the canonical JSON."""
+        return _digest(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; :meth:`from_dict` reads them back."""
+        result: dict[str, Any] = {
+            "version": PLAN_VERSION,
+            "layers": {
+                k: {"weight_bits": v.weight_bits, "activation_bits": v.activation_bits} for k, v in self.layers.items()
+            },
+            "prune": dict(self.prune),
+            "importance": self.importance,
+            "calibrator": self.calibrator,
+        }
+        if self.distillation is not None:
+            result["distillation"] = _as_dict(self.distillation)
+        return result
+
+    def to_json(self) -> str:
+        """Indented canonical JSON with a final newline."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: object) -> CompressionPlan:
+        """Read a plan; unknown keys fail with the nearest known one.
+
+        Raises:
+            PlanError: a wrong type, key, value or version.
+        """
+        known = ("version", "layers", "prune", "importance", "calibrator", "distillation")
+        values = _mapping(data, "plan", known)
+        version = values.pop("version", PLAN_VERSION)
+        if version != PLAN_VERSION:
+            raise PlanError(f"This release reads plans of version {PLAN_VERSION}, but got version {version!r}.")
+        layers = _mapping(values.pop("layers", {}), "layers", None)
+        values["layers"] = {name: _build(LayerPlan, item, f"layers.{name}") for name, item in layers.items()}
+        values["prune"] = _mapping(values.pop("prune", {}), "prune", None)
+        distillation = values.pop("distillation", None)
+        if distillation is not None:
+            values["distillation"] = _build(DistillationPlan, distillation, "distillation")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionPlan:
+        """Read a plan from JSON text; see :meth:`from_dict`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"The plan is not JSON: {error}.") from error
+        return cls.from_dict(data)
+
+
+def _as_dict(item: Any) -> dict[str, Any]:
+    return {f.name: getattr(item, f.name) for f in fields(item)}
+
+
+def _digest(data: dict[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mapping(data: object, where: str, known: Iterable[str] | None) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise PlanError(f"`{where}` must be an object, but got {type(data).__name__}.")
+    names = None if known is None else list(known)
+    for key in data:
+        if not isinstance(key, str):
+            raise PlanError(f"Keys of `{where}` must be text, but got {key!r}.")
+        if names is not None and key not in names:
+            near = nearest(key, names)
+            hint = f"; did you mean {near!r}?" if near else f". Known: {', '.join(names)}."
+            raise PlanError(f"Unknown key {key!r} in `{where}`{hint}")
+    return dict(data)
+
+
+def _build(kind: type[Any], data: object, where: str) -> Any:
+    types = {f.name: f.type for f in fields(kind)}
+    values = _mapping(data, where, types)
+    for key, value in values.items():
+        wanted: tuple[type, ...] = (int,) if types[key] == "int" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise PlanError(f"`{where}.{key}` must be {types[key]}, but got {value!r}.")
+    try:
+        return kind(**values)
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from error

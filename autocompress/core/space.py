@@ -1,0 +1,96 @@
+"""The choices a search makes, and how an assignment of them becomes a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
+from autocompress.core.target import Precision
+
+Kind = Literal["precision", "ratio", "importance", "calibrator", "distillation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One decision.
+
+    Args:
+        name: unique, such as ``precision:layer1.0.conv1`` or ``ratio:conv1`` or ``distillation:steps``.
+        kind: what it decides.
+        subject: layer, group or field it decides about.
+        options: what may be chosen, in order where order means something; plain JSON values.
+        ordered: whether neighbouring options are alike.
+    """
+
+    name: str
+    kind: Kind
+    subject: str
+    options: tuple[str | float | int, ...]
+    ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A choice that the target, the graph or the template ruled out, with the reason."""
+
+    subject: str
+    option: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Every legal choice for one graph on one target.
+
+    Args:
+        choices: those with at least two options.
+        fixed: choice-like decisions with one option, kept so that a plan is complete.
+        refused: what was ruled out and why.
+        channel_multiple: group name to the multiple its kept channels are rounded to.
+    """
+
+    choices: tuple[Choice, ...]
+    fixed: tuple[Choice, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    channel_multiple: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def log10_size(self) -> float:
+        """Base-10 logarithm of the number of assignments."""
+        return sum(math.log10(len(c.options)) for c in self.choices)
+
+    def plan(self, assignment: Mapping[str, Any]) -> CompressionPlan:
+        """The plan that an assignment of every choice means.
+
+        Distillation is dropped where nothing is pruned: there is nothing to heal.
+
+        Raises:
+            KeyError: a choice has no value.
+        """
+        layers: dict[str, LayerPlan] = {}
+        prune: dict[str, float] = {}
+        other: dict[str, Any] = {}
+        distillation: dict[str, Any] = {}
+        for choice in self.choices + self.fixed:
+            value = assignment[choice.name] if choice.name in assignment or len(choice.options) > 1 else None
+            value = choice.options[0] if value is None else value
+            if choice.kind == "precision":
+                layers[choice.subject] = Precision(value).layer_plan
+            elif choice.kind == "ratio":
+                prune[choice.subject] = float(value)
+            elif choice.kind == "distillation":
+                distillation[choice.subject] = value
+            else:
+                other[choice.kind] = value
+        prune = {group: ratio for group, ratio in prune.items() if ratio > 0}
+        if not prune:
+            other.pop("importance", None)
+        if not any(plan.activation_bits == 8 for plan in layers.values()):
+            other.pop("calibrator", None)
+        heal = DistillationPlan(**distillation) if distillation and prune else None
+        return CompressionPlan(
+            layers={n: p for n, p in layers.items() if p != LayerPlan()}, prune=prune, distillation=heal, **other
+        )
