@@ -10,7 +10,8 @@
     │   ├── RunFolderError     a run folder that cannot be read, written or resumed
     │   ├── TargetError        a profile, runtime or device that cannot do what was asked
     │   └── MissingExtraError  an optional dependency is not installed
-    └── CandidateError         one candidate failed; a search records it and goes on
+    ├── CandidateError         one candidate failed; a search records it and goes on
+    └── Interrupted            the user asked to stop; the work in flight is dropped
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class CandidateError(AutocompressError):
         super().__init__(f"{stage}: {reason}")
         self.stage = stage
         self.reason = reason
+
+
+class Interrupted(AutocompressError):  # noqa: N818 - it is no error, it is a request
+    """The user asked to stop; the work in flight is dropped."""
 
 
 class UnknownNameError(UserError):

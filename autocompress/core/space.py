@@ -78,7 +78,7 @@ class SearchSpace:
             value = assignment[choice.name] if choice.name in assignment or len(choice.options) > 1 else None
             value = choice.options[0] if value is None else value
             if choice.kind == "precision":
-                layers[choice.subject] = Precision(value).layer_plan
+                layers[choice.subject] = Precision(str(value)).layer_plan
             elif choice.kind == "ratio":
                 prune[choice.subject] = float(value)
             elif choice.kind == "distillation":
