@@ -1,0 +1,1 @@
+"""Small model definitions and the embedded demo."""

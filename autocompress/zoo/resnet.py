@@ -35,6 +35,10 @@ class CifarResNet(nn.Module):
         width: channels of the first stage; the others have twice and four times as many.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
     def __init__(self, blocks: int = 3, width: int = 16, in_channels: int = 3, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)

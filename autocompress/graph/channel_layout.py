@@ -1,0 +1,329 @@
+"""Channel rules of the operators that only move entries: Reshape, Transpose, Concat, Split and their kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from autocompress.graph.channel_tracker import (
+    OPEN_SIZE,
+    POSITIONS,
+    Axis,
+    ChannelTracker,
+    Ids,
+    NotFollowedError,
+    constant,
+    sizes,
+    title,
+)
+
+#: Stand for open sizes where sizes are multiplied: no product of real sizes is a multiple of them.
+_PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
+
+
+def transpose(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Transpose permutes axes."""
+    source = tracker.axes(node.inputs[0])
+    order = node.attributes.get_ints("perm", tuple(reversed(range(len(source)))))
+    tracker.set_axes(node.outputs[0], [source[axis] for axis in order])
+
+
+def unsqueeze(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Unsqueeze adds axes of one entry."""
+    axes = list(tracker.axes(node.inputs[0]))
+    rank = len(sizes(node.outputs[0]))
+    for axis in sorted(index % rank for index in _integers(node, 1)):
+        axes.insert(axis, POSITIONS)
+    tracker.set_axes(node.outputs[0], axes)
+
+
+def squeeze(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Squeeze with given axes; without, it would take pruned axes away too."""
+    source = tracker.axes(node.inputs[0])
+    if len(node.inputs) < 2 or node.inputs[1] is None:
+        raise NotFollowedError("does not say which axes it removes")
+    gone = {index % len(source) for index in _integers(node, 1)}
+    tracker.set_axes(node.outputs[0], [axis for index, axis in enumerate(source) if index not in gone])
+
+
+def concat(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Concat strings ids together on its axis and couples all others."""
+    values = list(node.inputs)
+    sources = [tracker.axes(value) for value in values]
+    along = node.attributes.get_int("axis", 0) % len(sources[0])
+    result: list[Axis] = []
+    for axis in range(len(sources[0])):
+        met = [source[axis] for source in sources]
+        if axis != along:
+            result.append(tracker.couple_all(met, node))
+        elif all(isinstance(part, str) for part in met):
+            result.append(met[0])
+        else:
+            parts = [_as_ids(tracker, part, sizes(v)[axis]) for part, v in zip(met, values, strict=True)]
+            result.append(np.concatenate(parts))
+    tracker.set_axes(node.outputs[0], result)
+
+
+def split(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Split cuts ids at the sizes of its outputs."""
+    source = tracker.axes(node.inputs[0])
+    along = node.attributes.get_int("axis", 0) % len(source)
+    ids = source[along]
+    start = 0
+    for output in node.outputs:
+        part: Axis = ids
+        if not isinstance(ids, str):
+            size = sizes(output)[along]
+            if size is None:
+                raise NotFollowedError("has outputs of open size")
+            part = ids[start : start + size]
+            start += size
+        tracker.set_axes(output, (*source[:along], part, *source[along + 1 :]))
+
+
+def pad(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Pad with a constant adds entries that stay; any other pad of an axis with channels is not followed."""
+    source = tracker.axes(node.inputs[0])
+    amounts = _integers(node, 1)
+    given = _integers(node, 3) if len(node.inputs) > 3 and node.inputs[3] is not None else range(len(source))
+    padded = [axis % len(source) for axis in given]
+    result = list(source)
+    for position, axis in enumerate(padded):
+        before, after = amounts[position], amounts[position + len(padded)]
+        ids = source[axis]
+        if isinstance(ids, str) or before == after == 0:
+            continue
+        if min(before, after) < 0 or node.attributes.get_string("mode", "constant") != "constant":
+            raise NotFollowedError("crops or mirrors channels")
+        reason = f"is padded by {title(node)}"
+        result[axis] = np.concatenate([tracker.fixed_ids(before, reason), ids, tracker.fixed_ids(after, reason)])
+    tracker.set_axes(node.outputs[0], result)
+
+
+def resize(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Resize leaves axes alone that keep their size."""
+    source = tracker.axes(node.inputs[0])
+    named = node.attributes.get_ints("axes", tuple(range(len(source))))
+    touched = {axis % len(source) for axis in named}
+    _kept_sizes(tracker, node, source, touched)
+    if any(isinstance(source[axis], np.ndarray) and _many(source[axis]) for axis in touched):
+        constant(node, 3)  # sizes that name channels have to be known, for pruning writes them anew
+
+
+def slice_(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Slice leaves axes alone that it takes whole."""
+    source = tracker.axes(node.inputs[0])
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        cut = {axis % len(source) for axis in _integers(node, 3)}
+    else:
+        cut = set(range(len(_integers(node, 1))))
+    steps = _integers(node, 4) if len(node.inputs) > 4 and node.inputs[4] is not None else ()
+    if any(step < 0 for step in steps):
+        raise NotFollowedError("runs backwards")
+    _kept_sizes(tracker, node, source, cut)
+
+
+def tile(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Tile leaves axes alone that it does not repeat."""
+    source = tracker.axes(node.inputs[0])
+    _kept_sizes(tracker, node, source, {axis for axis, times in enumerate(_integers(node, 1)) if times != 1})
+
+
+def _kept_sizes(tracker: ChannelTracker, node: ir.Node, source: Sequence[Axis], touched: set[int]) -> None:
+    """Hand axes on; those that are touched and change their size must not hold channels."""
+    before, after = sizes(node.inputs[0]), sizes(node.outputs[0])
+    result = list(source)
+    for axis in touched:
+        if before[axis] is None or before[axis] != after[axis]:
+            reason = f"is changed by {title(node)}"
+            tracker.block(source[axis], reason)
+            result[axis] = reason
+    tracker.set_axes(node.outputs[0], result)
+
+
+def gather(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Gather picks along one axis, which stays whole; the others go on."""
+    source = tracker.axes(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0) % len(source)
+    indices = tracker.axes(node.inputs[1])
+    reason = f"is picked from by {title(node)}"
+    for blocked in (source[axis], *indices):
+        tracker.block(blocked, reason)
+    tracker.set_axes(node.outputs[0], (*source[:axis], *[reason] * len(indices), *source[axis + 1 :]))
+
+
+def expand(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Expand repeats axes of one entry; the others go on."""
+    source = tracker.axes(node.inputs[0])
+    if any(map(_many, source)):
+        constant(node, 1)
+    rank = len(sizes(node.outputs[0]))
+    kept = [axis if _many(axis) else POSITIONS for axis in source]
+    tracker.set_axes(node.outputs[0], [POSITIONS] * (rank - len(source)) + kept)
+
+
+def shape(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Shape may be read for sizes that pruning leaves alone."""
+    source = tracker.axes(node.inputs[0])
+    start, end, _ = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(source))).indices(
+        len(source)
+    )
+    numbers = np.arange(start, end)
+    result = node.outputs[0]
+    read = set(numbers.tolist()) if result.is_graph_output() else _read_from(result, numbers)
+    for axis in read:
+        tracker.block(source[axis], f"has its size read by {title(node)}")
+    tracker.set_axes(result, [POSITIONS])
+
+
+def _read_from(value: ir.Value, numbers: np.ndarray) -> set[int]:
+    """Which of the numbered entries of a vector its readers pick; all of them where that cannot be told."""
+    read: set[int] = set()
+    for node, position in value.uses():
+        try:
+            if node.op_type == "Gather" and position == 0:
+                picked = numbers[np.asarray(_integers(node, 1))]
+            elif node.op_type == "Slice" and position == 0:
+                step = _integers(node, 4)[0] if len(node.inputs) > 4 else 1
+                picked = numbers[_integers(node, 1)[0] : _integers(node, 2)[0] : step]
+            else:
+                picked = numbers
+        except (NotFollowedError, IndexError):
+            picked = numbers
+        read.update(picked.tolist())
+    return read
+
+
+def depth_to_space(tracker: ChannelTracker, node: ir.Node) -> None:
+    """DepthToSpace: the channels that make one channel's block of positions leave together."""
+    batch, ids, *_ = tracker.axes(node.inputs[0])
+    if not isinstance(ids, str):
+        block = node.attributes.get_int("blocksize", 1) ** 2
+        crd = node.attributes.get_string("mode", "DCR") == "CRD"
+        rows = ids.reshape(-1, block).T if crd else ids.reshape(block, -1)
+        tracker.couple(rows[1:], np.broadcast_to(rows[:1], rows[1:].shape), node)
+        ids = rows[0]
+    tracker.set_axes(node.outputs[0], (batch, ids, POSITIONS, POSITIONS))
+
+
+def space_to_depth(tracker: ChannelTracker, node: ir.Node) -> None:
+    """SpaceToDepth repeats the channels once for each position of a block."""
+    batch, ids, *_ = tracker.axes(node.inputs[0])
+    if not isinstance(ids, str):
+        ids = np.tile(ids, node.attributes.get_int("blocksize", 1) ** 2)
+    tracker.set_axes(node.outputs[0], (batch, ids, POSITIONS, POSITIONS))
+
+
+def reshape(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Reshape and Flatten, run by run of axes that hold the same entries before and after."""
+    source = tracker.axes(node.inputs[0])
+    if node.op_type == "Reshape" and any(map(_many, source)):
+        constant(node, 1)
+    before, after = _numbers(node.inputs[0], node.outputs[0])
+    result: list[Axis] = []
+    for old, new in _runs(before, after):
+        old_sizes, new_sizes = before[old.start : old.stop], after[new.start : new.stop]
+        axes = source[old.start : old.stop]
+        if old_sizes == new_sizes:
+            result.extend(axes)
+        else:
+            result.extend(_reshaped(tracker, node, axes, old_sizes, new_sizes))
+    tracker.set_axes(node.outputs[0], result)
+
+
+def _reshaped(
+    tracker: ChannelTracker, node: ir.Node, axes: Sequence[Axis], before: Sequence[int], after: Sequence[int]
+) -> list[Axis]:
+    """Axes of one run: entries are spread out over the whole run, then gathered on one axis of the result."""
+    tracked = [index for index, axis in enumerate(axes) if _many(axis)]
+    if not tracked:
+        reason = next((axis for axis in axes if isinstance(axis, str)), POSITIONS)
+        return [reason] * len(after)
+    if len(tracked) > 1:
+        raise NotFollowedError("merges two axes of channels")
+    if any(size >= _PRIMES[0] for size in before):
+        raise NotFollowedError("merges channels with an axis of open size")
+    ids = axes[tracked[0]]
+    assert not isinstance(ids, str)
+    spread = np.broadcast_to(ids.reshape([-1 if i == tracked[0] else 1 for i in range(len(axes))]), before)
+    cube: Ids = spread.reshape(after)
+    varying = [axis for axis in range(cube.ndim) if (cube != cube.take([0], axis)).any()]
+    last = varying[-1]
+    line = cube[tuple(slice(None) if axis == last else 0 for axis in range(cube.ndim))]
+    if len(varying) > 1:
+        shape = [-1 if axis == last else 1 for axis in range(cube.ndim)]
+        tracker.couple(cube, np.broadcast_to(line.reshape(shape), cube.shape), node)
+    return [line if axis == last else POSITIONS for axis in range(cube.ndim)]
+
+
+def _runs(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """Shortest runs of axes, before and after, that hold equally many entries."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        start_i, start_j = i, j
+        left = right = 1
+        if i < len(before):
+            left, i = before[i], i + 1
+        if j < len(after):
+            right, j = after[j], j + 1
+        while left != right:
+            if left < right and i < len(before):
+                left, i = left * before[i], i + 1
+            elif j < len(after) and left > right:
+                right, j = right * after[j], j + 1
+            else:
+                raise NotFollowedError("has sizes that do not agree")
+        yield range(start_i, i), range(start_j, j)
+
+
+def _numbers(source: ir.Value | None, result: ir.Value) -> tuple[list[int], list[int]]:
+    """Sizes before and after, with a prime for every open one; a nameless open size after is what is left."""
+    sizes(source), sizes(result)
+    assert source is not None
+    assert source.shape is not None
+    assert result.shape is not None
+    primes = iter(_PRIMES)
+    known: dict[str, int] = {}
+    before: list[int] = []
+    for dim in source.shape:
+        if isinstance(dim, int):
+            before.append(dim)
+            continue
+        prime = next(primes, None)
+        if prime is None:
+            raise NotFollowedError("has too many open sizes")
+        if dim.value is not None:
+            prime = known.setdefault(dim.value, prime)
+        before.append(prime)
+    after = [dim if isinstance(dim, int) else known.get(dim.value or "", -1) for dim in result.shape]
+    if after.count(-1) > 1:
+        raise NotFollowedError("has several open sizes")
+    if -1 in after:
+        rest = math.prod(size for size in after if size != -1)
+        if not rest or math.prod(before) % rest:
+            raise NotFollowedError("has sizes that do not agree")
+        after[after.index(-1)] = math.prod(before) // rest
+    return before, after
+
+
+def _many(axis: Axis) -> bool:
+    """Whether an axis holds several channels; one alone can never leave."""
+    return not isinstance(axis, str) and axis.size > 1
+
+
+def _as_ids(tracker: ChannelTracker, axis: Axis, size: int | None) -> Ids:
+    if not isinstance(axis, str):
+        return axis
+    if size is None:
+        raise NotFollowedError(f"joins channels with an axis that {OPEN_SIZE}")
+    return tracker.fixed_ids(size, axis)
+
+
+def _integers(node: ir.Node, position: int) -> list[int]:
+    value = constant(node, position)
+    if value is None:
+        raise NotFollowedError("lacks an input")
+    return [int(number) for number in value.ravel().tolist()]

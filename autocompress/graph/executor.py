@@ -1,0 +1,277 @@
+"""A ModelGraph as a torch module: its forward is the graph, its parameters are the initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.core.errors import ModelError, UnknownNameError
+from autocompress.graph.operator_node import Function, OperatorNode
+from autocompress.graph.operators import SCALARS_ARE_SETTINGS, TAKES_MODE, TRAINABLE, build_function
+
+if TYPE_CHECKING:
+    from autocompress.graph.model_graph import ModelGraph
+
+#: Positions of BatchNormalization's running statistics.
+_STATISTICS = (3, 4)
+#: The slot that always holds None: absent inputs and constants that a builder has read.
+_NOTHING = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One node of the flat program; numbers are slots in the list of values."""
+
+    node: OperatorNode
+    function: Function
+    takes_mode: bool
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    frees: tuple[int, ...]
+
+
+class GraphModule(nn.Module):
+    """Runs a graph in torch, differentiably.
+
+    Float initializers that are weights become parameters, BatchNormalization's running statistics become buffers; both
+    are copies, so the graph never changes. In training mode BatchNormalization normalizes by the batch and updates its
+    statistics; everything else is the same in both modes.
+
+    Args:
+        graph: what to run; every operator must be in :data:`~autocompress.graph.operators.OPERATORS`.
+        channels_last: keep images and their weights in the channels-last memory format.
+
+    Raises:
+        ModelError: an operator that torch cannot run here; the message names it and its node.
+    """
+
+    def __init__(self, graph: ModelGraph, *, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        #: Share of BatchNormalization's running statistics that a training batch replaces; None as the graph says.
+        self.momentum: float | None = None
+        self.input_names = tuple(graph.input_names)
+        self.output_names = tuple(graph.output_names)
+        nodes, constants = _read(graph.model.graph, graph.initializers)
+        functions = [build_function(node) for node, _ in nodes]
+        slots: dict[str, int] = {name: i + 1 for i, name in enumerate(self.input_names)}
+        self._keys: dict[str, str] = {}
+        self._loads: list[tuple[int, str]] = []
+        self._register(graph.initializers, constants, [node for node, _ in nodes], slots)
+        self._program = _compile(nodes, functions, slots, self.output_names)
+        self._outputs = tuple(slots[name] for name in self.output_names)
+        self._n_slots = len(slots) + 1
+
+    def _register(
+        self,
+        initializers: Mapping[str, NDArray[Any]],
+        constants: Mapping[str, NDArray[Any]],
+        nodes: list[OperatorNode],
+        slots: dict[str, int],
+    ) -> None:
+        """Make a parameter or a buffer of every constant that a node needs at run time."""
+        weights: set[str] = set()
+        statistics: set[str] = set()
+        needed: dict[str, None] = {name: None for name in self.output_names if name in constants}
+        for node in nodes:
+            for position, name in enumerate(node.inputs):
+                if name is None or name not in constants or position in node.consumed:
+                    continue
+                needed[name] = None
+                if name in initializers and _is_weight(node, position, constants[name]):
+                    weights.add(name)
+                if node.op_type == "BatchNormalization" and position in _STATISTICS:
+                    statistics.add(name)
+        for name in needed:
+            key, tensor = _key(name), _tensor(constants[name])
+            if self.channels_last and tensor.ndim == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            if name in weights:
+                self.register_parameter(key, nn.Parameter(tensor))
+            else:
+                self.register_buffer(key, tensor, persistent=name in statistics)
+            if name in weights or (name in statistics and name in initializers):
+                self._keys[name] = key
+            slots[name] = len(slots) + 1
+            self._loads.append((slots[name], key))
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Inputs in the graph's order to its output, or a tuple of them where it has several."""
+        if len(inputs) != len(self.input_names):
+            raise ModelError(f"The model takes {len(self.input_names)} inputs, but got {len(inputs)}.")
+        values: list[Any] = [None] * self._n_slots
+        for slot, value in enumerate(inputs, start=1):
+            if self.channels_last and value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            values[slot] = value
+        parameters, buffers, training = self._parameters, self._buffers, self.training
+        for slot, key in self._loads:
+            values[slot] = parameters[key] if key in parameters else buffers[key]
+        for step in self._program:
+            arguments = [values[slot] for slot in step.inputs]
+            try:
+                if step.takes_mode:
+                    result = step.function(training, self.momentum, *arguments)
+                else:
+                    result = step.function(*arguments)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise step.node.error((str(error).splitlines() or [""])[0].rstrip(".")) from error
+            if len(step.outputs) == 1:
+                values[step.outputs[0]] = result[0] if isinstance(result, tuple) else result
+            else:
+                for slot, value in zip(step.outputs, result, strict=True):
+                    values[slot] = value
+            for slot in step.frees:
+                values[slot] = None
+        outputs = tuple(values[slot] for slot in self._outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def named_initializers(self) -> dict[str, Tensor]:
+        """What training can change, by initializer name: parameters and running statistics."""
+        return {name: self.initializer(name) for name in self._keys}
+
+    def initializer(self, name: str) -> Tensor:
+        """The parameter or buffer of one initializer.
+
+        Raises:
+            UnknownNameError: no parameter or running statistic has this name.
+        """
+        if name not in self._keys:
+            raise UnknownNameError("trainable initializer", name, self._keys)
+        key = self._keys[name]
+        value = self._parameters[key] if key in self._parameters else self._buffers[key]
+        assert value is not None
+        return value
+
+    def batch_norms(self) -> Iterator[tuple[str, str]]:
+        """Names of the running mean and variance of each BatchNormalization, in order."""
+        seen: set[tuple[str, str]] = set()
+        for step in self._program:
+            if step.node.op_type == "BatchNormalization":
+                mean, var = step.node.inputs[_STATISTICS[0]], step.node.inputs[_STATISTICS[1]]
+                if mean in self._keys and var in self._keys and (mean, var) not in seen:
+                    assert mean is not None and var is not None
+                    seen.add((mean, var))
+                    yield mean, var
+
+
+def _key(name: str) -> str:
+    """An attribute name for an initializer: reversible, without dots, and never that of a method."""
+    return "initializer:" + name.replace("%", "%25").replace(".", "%2E")
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _is_weight(node: OperatorNode, position: int, array: NDArray[Any]) -> bool:
+    if position not in TRAINABLE.get(node.op_type, ()) or array.dtype.kind != "f" or array.size == 0:
+        return False
+    if node.op_type in SCALARS_ARE_SETTINGS and array.size == 1:
+        return False
+    # An infinite entry is a mask, not a weight.
+    return bool(np.isfinite(array).all())
+
+
+def _read(
+    graph: ir.Graph, initializers: Mapping[str, NDArray[Any]]
+) -> tuple[list[tuple[OperatorNode, tuple[str, ...]]], dict[str, NDArray[Any]]]:
+    """Nodes with their output names in topological order, and every constant by name."""
+    constants: dict[str, NDArray[Any]] = dict(initializers)
+    nodes: list[tuple[OperatorNode, tuple[str, ...]]] = []
+    for index, node in enumerate(graph):
+        name = node.name or f"#{index}"
+        if node.domain not in ("", "ai.onnx"):
+            raise ModelError(f"Cannot run operator {node.domain}.{node.op_type} of node {name!r}: unknown domain.")
+        outputs = [value.name or "" for value in node.outputs]
+        attributes = {key: _attribute(attr) for key, attr in node.attributes.items()}
+        if node.op_type == "Constant":
+            constants[outputs[0]] = _constant(name, attributes)
+            continue
+        while len(outputs) > 1 and not _is_used(node.outputs[len(outputs) - 1]):
+            outputs.pop()
+        inputs = tuple(None if value is None else value.name for value in node.inputs)
+        known = {i: constants[value] for i, value in enumerate(inputs) if value is not None and value in constants}
+        item = OperatorNode(
+            op_type=node.op_type,
+            name=name,
+            inputs=inputs,
+            outputs=len(outputs),
+            attributes=attributes,
+            constants=known,
+        )
+        nodes.append((item, tuple(outputs)))
+    return nodes, constants
+
+
+def _is_used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def _attribute(attr: ir.Attr) -> Any:
+    return attr.value.numpy() if attr.type == ir.AttributeType.TENSOR else attr.value
+
+
+def _constant(name: str, attributes: Mapping[str, Any]) -> NDArray[Any]:
+    for key, dtype in (("value", None), ("value_float", np.float32), ("value_floats", np.float32)):
+        if key in attributes:
+            return np.asarray(attributes[key], dtype)
+    for key in ("value_int", "value_ints"):
+        if key in attributes:
+            return np.asarray(attributes[key], np.int64)
+    raise ModelError(f"Cannot run operator Constant of node {name!r}: it holds neither a tensor nor numbers.")
+
+
+def _compile(
+    nodes: list[tuple[OperatorNode, tuple[str, ...]]],
+    functions: list[Function],
+    slots: dict[str, int],
+    outputs: tuple[str, ...],
+) -> tuple[_Step, ...]:
+    """Give every value a slot, and free it after its last use; ``slots`` grows."""
+    fixed = set(slots.values())
+    wired: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for node, names in nodes:
+        inputs = []
+        for position, name in enumerate(node.inputs):
+            if name is None or name == "" or position in node.consumed:
+                inputs.append(_NOTHING)
+            elif name not in slots:
+                raise node.error(f"its input {name!r} is computed by no earlier node")
+            else:
+                inputs.append(slots[name])
+        for name in names:
+            slots[name] = len(slots) + 1
+        wired.append((tuple(inputs), tuple(slots[name] for name in names)))
+    for name in outputs:
+        if name not in slots:
+            raise ModelError(f"The model's output {name!r} is computed by no node.")
+    # Parameters stay referenced by the module anyway, and outputs must survive.
+    alive = fixed | {slots[name] for name in outputs} | {_NOTHING}
+    frees: list[tuple[int, ...]] = []
+    for inputs_, outputs_ in reversed(wired):
+        dead = tuple(slot for slot in dict.fromkeys((*inputs_, *outputs_)) if slot not in alive)
+        alive.update(dead)
+        frees.append(dead)
+    return tuple(
+        _Step(
+            node=node,
+            function=function,
+            takes_mode=node.op_type in TAKES_MODE,
+            inputs=inputs_,
+            outputs=outputs_,
+            frees=free,
+        )
+        for (node, _), function, (inputs_, outputs_), free in zip(
+            nodes, functions, wired, reversed(frees), strict=True
+        )
+    )

@@ -1,0 +1,259 @@
+"""The one representation: an ONNX model held with onnx_ir, never changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from autocompress.core.errors import ModelError, UnknownNameError
+from autocompress.core.layer import LayerInfo, PruneGroup
+from autocompress.graph import serializing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Protobuf's limit for one message.
+_MAX_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """One input of a graph.
+
+    Args:
+        name: as in the graph.
+        dtype: numpy type.
+        shape: sizes; None where they vary.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class _Initializers(Mapping[str, NDArray[Any]]):
+    """Initializers as numpy arrays, decoded once, on demand; 4- and 2-bit ones have an `ml_dtypes` type."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._values = graph.initializers
+        self._arrays: dict[str, tuple[ir.TensorProtocol, NDArray[Any]]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        tensor = self._values[name].const_value
+        if tensor is None:
+            raise KeyError(name)
+        known = self._arrays.get(name)
+        if known is None or known[0] is not tensor:
+            known = self._arrays[name] = (tensor, tensor.numpy())
+        return known[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+
+class ModelGraph:
+    """A network as one ONNX graph: what is searched, pruned, quantized, trained, measured and shipped.
+
+    Immutable by convention: every step returns a new graph, and graphs share the memory of weights they agree on.
+
+    Args:
+        model: normalized by :mod:`autocompress.graph.normalizing`; this object owns it from here on.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self.initializers: Mapping[str, NDArray[Any]] = _Initializers(model.graph)
+
+    def __repr__(self) -> str:
+        nodes, weights = len(self._model.graph), len(self.initializers)
+        return f"ModelGraph({', '.join(self.input_names)} -> {', '.join(self.output_names)}; {nodes=}, {weights=})"
+
+    @property
+    def model(self) -> ir.Model:
+        """The onnx_ir model; clone the graph before changing it."""
+        return self._model
+
+    @cached_property
+    def input_specs(self) -> tuple[InputSpec, ...]:
+        """Inputs in order, without those that are initializers.
+
+        Raises:
+            ModelError: an input has no type or shape.
+        """
+        specs = []
+        for value in self._model.graph.inputs:
+            if value.is_initializer():
+                continue
+            if value.dtype is None or value.shape is None or value.name is None:
+                raise ModelError(f"Input {value.name!r} has no type or shape.")
+            specs.append(InputSpec(name=value.name, dtype=value.dtype.numpy(), shape=_sizes(value.shape)))
+        return tuple(specs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(spec.name for spec in self.input_specs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(str(value.name) for value in self._model.graph.outputs)
+
+    @property
+    def batch_axis_dynamic(self) -> bool:
+        """Whether the first axis of every input may be of any size."""
+        return all(spec.shape and spec.shape[0] is None for spec in self.input_specs)
+
+    @cached_property
+    def _layers(self) -> tuple[LayerInfo, ...]:
+        from autocompress.graph.layers import find_layers
+
+        return find_layers(self)
+
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """Operators with a weight of their own, in topological order."""
+        return self._layers
+
+    @cached_property
+    def _groups(self) -> tuple[PruneGroup, ...]:
+        from autocompress.graph.channels import prune_groups
+
+        return prune_groups(self)
+
+    def groups(self) -> tuple[PruneGroup, ...]:
+        """Channels that must be pruned together, blocked groups too."""
+        return self._groups
+
+    def macs(self) -> int:
+        """Multiply-accumulates of all layers for one sample."""
+        return self._macs
+
+    @cached_property
+    def _macs(self) -> int:
+        from autocompress.graph.layers import layer_macs
+
+        return sum(layer_macs(self).values())
+
+    @cached_property
+    def values(self) -> Mapping[str, ir.Value]:
+        """Every named value of the graph: inputs, initializers and node outputs."""
+        graph = self._model.graph
+        found: dict[str, ir.Value] = {str(v.name): v for v in graph.inputs}
+        found.update(graph.initializers)
+        for node in graph:
+            found.update({v.name: v for v in node.outputs if v.name})
+        return found
+
+    def value_shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Shape of a value, None for a size that varies; None where nothing is known."""
+        value = self.values.get(name)
+        return None if value is None or value.shape is None else _sizes(value.shape)
+
+    def clone(self) -> ModelGraph:
+        """A copy of the structure; weights share their memory."""
+        return ModelGraph(self._model.clone())
+
+    def with_initializers(self, arrays: Mapping[str, NDArray[Any]]) -> ModelGraph:
+        """A copy with some initializers replaced; the arrays are taken as they are, without a copy.
+
+        Raises:
+            UnknownNameError: a name that no initializer has.
+        """
+        copy = self.clone()
+        initializers = copy.model.graph.initializers
+        for name, array in arrays.items():
+            if name not in initializers:
+                raise UnknownNameError("initializer", name, initializers)
+            tensor = ir.tensor(serializing.contiguous(array), name=name)
+            initializers[name].const_value = tensor
+            initializers[name].shape = ir.Shape(array.shape)
+            initializers[name].type = ir.TensorType(tensor.dtype)
+        return copy
+
+    def to_bytes(self) -> bytes:
+        """The serialized model, weights included.
+
+        Raises:
+            ModelError: it is past protobuf's 2 GB.
+        """
+        if self.size_bytes() > _MAX_BYTES:
+            raise ModelError(f"The model takes {self.size_bytes():,} bytes, but a .onnx file holds {_MAX_BYTES:,}.")
+        return serializing.to_bytes(self._model)
+
+    def size_bytes(self) -> int:
+        """Bytes of the file that :meth:`save` writes."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
+        return serializing.file_size(self._model)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a ``.onnx`` file.
+
+        Raises:
+            ModelError: the folder does not exist or cannot be written, or the model is past 2 GB.
+        """
+        content = self.to_bytes()
+        try:
+            Path(path).write_bytes(content)
+        except OSError as error:
+            raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
+
+    def skeleton(self, min_bytes: int = 256) -> tuple[bytes, dict[str, NDArray[Any]]]:
+        """The model without its larger weights, which a runtime can take from memory.
+
+        Args:
+            min_bytes: smaller initializers stay inside.
+
+        Returns:
+            A serialized model whose larger initializers are external placeholders, and their arrays by name.
+        """
+        proto, taken = serializing.to_skeleton(self._model, min_bytes)
+        arrays = {name: serializing.contiguous(self.initializers[name]) for name in taken}
+        return bytes(proto.SerializeToString(deterministic=True)), arrays
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of structure and weights, the same in every process."""
+        return serializing.digest(self._model)
+
+    def to_torch(self) -> nn.Module:
+        """A torch module whose forward is this graph; parameters are the float initializers.
+
+        Raises:
+            ModelError: an operator that the executor does not know.
+        """
+        from autocompress.graph.executor import GraphModule
+
+        return GraphModule(self)
+
+    def with_weights(self, module: nn.Module) -> ModelGraph:
+        """A copy with the weights of a module that :meth:`to_torch` made.
+
+        Raises:
+            ModelError: the module was not made by :meth:`to_torch`.
+            UnknownNameError: it was made from another graph.
+        """
+        named = getattr(module, "named_initializers", None)
+        if named is None:
+            raise ModelError(f"{type(module).__name__} was not made by `to_torch()`.")
+        return self.with_initializers({n: np.array(t.detach().cpu().numpy()) for n, t in named().items()})
+
+
+def _sizes(shape: ir.Shape) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
