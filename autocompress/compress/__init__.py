@@ -1,0 +1,1 @@
+"""Pure functions from a graph and a plan to a graph."""

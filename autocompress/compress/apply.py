@@ -1,0 +1,236 @@
+"""From a plan to the artifact's graph, in a fixed order: prune, (heal,) fold BatchNormalization, quantize."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.compress.calibrate import Calibration, calibrate
+from autocompress.compress.fold import fold_batch_norm
+from autocompress.compress.importance import channel_scores
+from autocompress.compress.legal import layer_plans, legality
+from autocompress.compress.prune import prune, select_kept
+from autocompress.compress.quantize import NO_DATA, quantize
+from autocompress.compress.weights import WeightCache
+from autocompress.core.errors import PlanError, UnknownNameError
+from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.protocols import Dataset
+from autocompress.graph.model_graph import ModelGraph
+
+T = TypeVar("T")
+#: Graphs and folded graphs that are remembered; a graph of a large network is a copy of its weights.
+_GRAPHS = 8
+_CALIBRATIONS = 64
+
+
+class _Recent(Generic[T]):
+    """A few values made on demand; the one used longest ago goes first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._entries: OrderedDict[Hashable, T] = OrderedDict()
+        self._capacity = capacity
+
+    def get(self, key: Hashable, make: Callable[[], T], *, good: Callable[[T], bool] = lambda item: True) -> T:
+        found = self._entries.get(key)
+        if found is None or not good(found):
+            found = self._entries[key] = make()
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        return found
+
+
+class Compressor:
+    """Applies plans to one graph, with all that a search wants remembered between them.
+
+    Args:
+        graph: the uncompressed graph.
+        dataset: samples for calibration and for importance ``taylor``; None allows what needs no data.
+        activation_type: ``uint8`` or ``int8``, as the runtime is fast with.
+        seed: of importance ``random`` and the choice of samples for ``taylor``.
+        calibration_samples: at most as many are used.
+        reduce_range: 7-bit weights in place of 8-bit ones for integer compute; x86 without VNNI needs them.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        *,
+        dataset: Dataset | None = None,
+        activation_type: str = "uint8",
+        seed: int = 0,
+        calibration_samples: int = 128,
+        reduce_range: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.legal = legality(graph)
+        self._dataset = dataset
+        self._activation_type = activation_type
+        self._seed = seed
+        self._samples = calibration_samples
+        self._reduce_range = reduce_range
+        self._weights = WeightCache()
+        self._scores: dict[str, Mapping[str, NDArray[np.float64]]] = {}
+        self._kept: _Recent[dict[str, NDArray[np.intp]]] = _Recent(256)
+        self._pruned: _Recent[ModelGraph] = _Recent(_GRAPHS)
+        # A graph stands for itself: the entry keeps it alive, so no other can have its id.
+        self._folded: _Recent[tuple[ModelGraph, ModelGraph]] = _Recent(_GRAPHS)
+        self._calibrations: _Recent[Calibration] = _Recent(_CALIBRATIONS)
+
+    def kept(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
+        """Group name to the sorted units that stay, for groups that lose any; cached.
+
+        Raises:
+            PlanError: a group that does not exist or is blocked, or ``taylor`` without data.
+        """
+        return self._kept.get(_structure(plan), lambda: self._select(plan))
+
+    def pruned(self, plan: CompressionPlan) -> ModelGraph:
+        """The graph without the channels that the plan removes: float32, BatchNormalization as it was; cached.
+
+        Raises:
+            PlanError: as :meth:`kept`.
+        """
+        if not any(plan.prune.values()):
+            plan.check(layers=self.legal, groups=[group.name for group in self.graph.groups()])
+            return self.graph
+        return self._pruned.get(_structure(plan), lambda: prune(self.graph, self.kept(plan)))
+
+    def finish(
+        self,
+        float_graph: ModelGraph,
+        plan: CompressionPlan,
+        *,
+        draft: bool = False,
+        calibration: Calibration | None = None,
+    ) -> ModelGraph:
+        """The artifact's graph: BatchNormalization folded, every layer at its precision.
+
+        Args:
+            float_graph: what :meth:`pruned` gave, healed or not.
+            plan: its layers are applied.
+            draft: take activation ranges from the uncompressed graph: the artifact has its final operators, shapes,
+                size and latency, but not its accuracy.
+            calibration: ranges to use; measured on the data where None.
+
+        Raises:
+            PlanError: an unknown layer, one named explicitly that may not take its precision, or 8-bit activations
+                without data.
+            CandidateError: activations or weights that are not finite.
+        """
+        layers = self.layer_plans(plan)
+        needs_ranges = any(layer.activation_bits == 8 for layer in layers.values())
+        if needs_ranges and self._dataset is None and calibration is None:
+            raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
+        folded = self.folded(float_graph)
+        if not layers:
+            return folded
+        if needs_ranges and calibration is None and draft:
+            try:
+                # Pruning keeps the names of values, so the uncompressed graph's ranges fit in form.
+                return self._quantized(folded, layers, plan, self.calibration(self.graph, plan.calibrator))
+            except UnknownNameError:
+                pass
+        corrects = self._dataset is not None and not draft and any(layer.weight_bits < 8 for layer in layers.values())
+        if calibration is None and (needs_ranges or corrects):
+            calibration = self.calibration(float_graph, plan.calibrator)
+        return self._quantized(folded, layers, plan, calibration)
+
+    def layer_plans(self, plan: CompressionPlan) -> dict[str, LayerPlan]:
+        """What the plan means for each layer; layers that stay float32 are left out.
+
+        Raises:
+            PlanError: an unknown layer, or one named explicitly that may not take its precision.
+        """
+        return layer_plans(plan, self.legal)
+
+    def folded(self, float_graph: ModelGraph) -> ModelGraph:
+        """The graph with BatchNormalization folded; cached."""
+        return self._folded.get(id(float_graph), lambda: (float_graph, fold_batch_norm(float_graph)))[1]
+
+    def calibration(self, float_graph: ModelGraph, calibrator: str = "minmax") -> Calibration:
+        """Activation ranges of a graph that ``calibrator`` can use; cached by the graph's digest.
+
+        Raises:
+            PlanError: there is no data.
+            CandidateError: an activation is NaN or infinite.
+        """
+        dataset = self._dataset
+        if dataset is None:
+            raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
+        folded = self.folded(float_graph)
+        return self._calibrations.get(
+            folded.digest,
+            lambda: calibrate(folded, dataset, samples=self._samples, histograms=calibrator != "minmax"),
+            good=lambda found: found.supports(calibrator),
+        )
+
+    def _quantized(
+        self,
+        folded: ModelGraph,
+        layers: Mapping[str, LayerPlan],
+        plan: CompressionPlan,
+        calibration: Calibration | None,
+    ) -> ModelGraph:
+        return quantize(
+            folded,
+            layers,
+            calibration,
+            calibrator=plan.calibrator,
+            activation_type=self._activation_type,
+            reduce_range=self._reduce_range,
+            cache=self._weights,
+        )
+
+    def _select(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
+        groups = self.graph.groups()
+        if plan.importance not in self._scores:
+            self._scores[plan.importance] = channel_scores(
+                self.graph,
+                groups,
+                plan.importance,
+                dataset=self._dataset,
+                rng=np.random.default_rng(self._seed),
+            )
+        return dict(select_kept(groups, self._scores[plan.importance], plan))
+
+
+def compress(
+    graph: ModelGraph,
+    plan: CompressionPlan,
+    *,
+    dataset: Dataset | None = None,
+    calibration: Calibration | None = None,
+    activation_type: str = "uint8",
+    healed: ModelGraph | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> ModelGraph:
+    """Apply one plan: prune, fold BatchNormalization, quantize.
+
+    Args:
+        graph: the uncompressed graph.
+        plan: what to do.
+        dataset: samples for calibration and importance; None allows what needs no data.
+        calibration: ranges to use in place of measuring them.
+        activation_type: ``uint8`` or ``int8``.
+        healed: the pruned graph with better weights; re-estimating BatchNormalization and training are the caller's.
+        seed: of importance.
+        options: more of :class:`Compressor`'s.
+
+    Raises:
+        PlanError: the plan does not fit the graph, or needs data.
+        CandidateError: activations or weights that are not finite.
+    """
+    compressor = Compressor(graph, dataset=dataset, activation_type=activation_type, seed=seed, **options)
+    float_graph = healed if healed is not None else compressor.pruned(plan)
+    return compressor.finish(float_graph, plan, calibration=calibration)
+
+
+def _structure(plan: CompressionPlan) -> str:
+    return json.dumps([plan.importance, sorted(plan.prune.items())])

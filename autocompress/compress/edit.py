@@ -1,0 +1,119 @@
+"""Small edits of a graph under construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+class Editor:
+    """Adds constants and nodes to a graph that the caller owns, under names that nothing else has.
+
+    Args:
+        graph: changed in place; its nodes must stay in topological order, so every new node is given its place.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self._names = {str(v.name) for v in graph.inputs} | set(graph.initializers)
+        self._names.update(str(v.name) for node in graph for v in node.outputs)
+
+    def fresh(self, name: str) -> str:
+        """The name, or one made unique."""
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}.{count}"
+        self._names.add(unique)
+        return unique
+
+    def constant(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """An initializer holding ``tensor``, under its name or one made unique."""
+        name = self.fresh(str(tensor.name))
+        tensor.name = name
+        shape = ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+        self.graph.register_initializer(value)
+        return value
+
+    def array(self, array: NDArray[Any], name: str) -> ir.Value:
+        """An initializer holding ``array``."""
+        return self.constant(ir.Tensor(np.asarray(array), name=name))
+
+    def before(
+        self,
+        reader: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        *,
+        shape: ir.Shape | None = None,
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Value:
+        """The output of a new node just before ``reader``."""
+        made = self._node(op_type, inputs, name, dtype, shape, attributes)
+        self.graph.insert_before(reader, made)
+        return made.outputs[0]
+
+    def after(
+        self,
+        value: ir.Value,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        *,
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Value:
+        """The output of a new node just behind the one that writes ``value``, of the same shape."""
+        made = self._node(op_type, inputs, name, dtype, value.shape, attributes)
+        producer = value.producer()
+        if producer is not None:
+            self.graph.insert_after(producer, made)
+        else:
+            self.graph.insert_before(self.graph[0], made)
+        return made.outputs[0]
+
+    def replace(self, value: ir.Value, other: ir.Value, readers: Iterable[ir.Node], *, output: bool) -> None:
+        """Let ``readers`` of a value read another; with ``output`` the graph gives out the other one too, same name."""
+        wanted = set(readers)
+        for use in list(value.uses()):
+            if use.node in wanted:
+                use.node.replace_input_with(use.idx, other)
+        if output and value.is_graph_output():
+            name = str(value.name)
+            for index, out in enumerate(self.graph.outputs):
+                if out is value:
+                    self.graph.outputs[index] = other
+            value.name = self.fresh(f"{name}_inner")
+            other.name = name
+
+    def drop_unused(self) -> None:
+        """Remove initializers that nothing reads."""
+        for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
+            del self.graph.initializers[name]
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        shape: ir.Shape | None,
+        attributes: Mapping[str, int] | None,
+    ) -> ir.Node:
+        name = self.fresh(name)
+        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=None if shape is None else shape.copy())
+        return ir.Node(
+            "",
+            op_type,
+            list(inputs),
+            [ir.AttrInt64(key, int(item)) for key, item in (attributes or {}).items()],
+            name=name,
+            outputs=[output],
+        )

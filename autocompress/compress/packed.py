@@ -1,0 +1,30 @@
+"""Initializers that hold integers in as few bytes as they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+_TYPES: dict[int, tuple[np.dtype[Any], ir.DataType]] = {
+    8: (np.dtype(np.int8), ir.DataType.INT8),
+    4: (np.dtype(ml_dtypes.int4), ir.DataType.INT4),
+    2: (np.dtype(ml_dtypes.int2), ir.DataType.INT2),
+}
+#: Operator set and IR version that INT2 needs.
+INT2_OPSET, INT2_IR = 25, 13
+
+
+def packed_tensor(values: NDArray[np.int8], bits: int, name: str) -> ir.TensorProtocol:
+    """A tensor that serializes ``values`` at ``bits`` bits each; two or four share a byte."""
+    dtype, kind = _TYPES[bits]
+    return ir.Tensor(values if bits == 8 else values.astype(dtype), dtype=kind, name=name)
+
+
+def allow_int2(model: ir.Model) -> None:
+    """Raise a model to the operator set and IR version that know INT2."""
+    model.graph.opset_imports[""] = max(INT2_OPSET, model.graph.opset_imports.get("", 0))
+    model.ir_version = max(INT2_IR, model.ir_version or 0)

@@ -1,0 +1,76 @@
+"""Weights kept in few bits for layers that compute in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from autocompress.compress.edit import Editor
+from autocompress.compress.packed import packed_tensor
+from autocompress.compress.weights import WeightCache
+from autocompress.core.errors import CandidateError
+
+
+def store_packed(node: ir.Node, editor: Editor, bits: int, cache: WeightCache, weight: NDArray[np.float32]) -> None:
+    """Keep a layer's weight as packed integers, a Cast and a Mul by the scales.
+
+    ONNX Runtime folds both at load, so the layer runs at float32 speed from a fraction of the bytes; it does not fold a
+    DequantizeLinear, which would run at every inference.
+    """
+    name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
+    quantized = cache.get(weight, bits, output_axis(node, weight.ndim))
+    shape = [1] * weight.ndim
+    shape[quantized.axis] = -1
+    stored = editor.constant(packed_tensor(quantized.values, bits, f"{name}_q{bits}"))
+    scale = editor.array(quantized.scale.reshape(shape), f"{name}_scale")
+    integers = editor.before(
+        node, "Cast", [stored], f"{name}_f", ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)}
+    )
+    real = editor.before(node, "Mul", [integers, scale], f"{name}_dq", ir.DataType.FLOAT, shape=ir.Shape(weight.shape))
+    node.replace_input_with(1, real)
+
+
+def store_half(node: ir.Node, editor: Editor, weight: NDArray[np.float32]) -> None:
+    """Keep a layer's weight as float16 behind a Cast, which ONNX Runtime folds at load.
+
+    Raises:
+        CandidateError: a weight is past float16's range.
+    """
+    name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
+    stored = editor.array(to_float16(weight, name), f"{name}_half")
+    real = editor.before(
+        node,
+        "Cast",
+        [stored],
+        f"{name}_f",
+        ir.DataType.FLOAT,
+        shape=ir.Shape(weight.shape),
+        attributes={"to": int(ir.DataType.FLOAT)},
+    )
+    node.replace_input_with(1, real)
+
+
+def to_float16(array: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    """The array in float16.
+
+    Raises:
+        CandidateError: a value is past float16's range.
+    """
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        peak = float(np.abs(array).max())
+        raise CandidateError("quantize", f"{name!r} holds {peak:.4g}, but float16 ends at 65504")
+    return half
+
+
+def output_axis(node: ir.Node, ndim: int) -> int:
+    """Axis of the output channels in a layer's weight of ``ndim`` axes."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return ndim - 1

@@ -1,0 +1,205 @@
+"""Label-free distillation: train a pruned graph to answer as the uncompressed one does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autocompress.core.errors import CandidateError, Interrupted, UnknownNameError
+from autocompress.core.plan import DistillationPlan
+from autocompress.core.protocols import Dataset
+from autocompress.graph.executor import GraphModule
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.recover.batch_norm import clean_batches, fixed_batch, update_statistics
+from autocompress.recover.losses import distillation_loss
+from autocompress.recover.samples import TeacherSamples
+from autocompress.recover.schedule import cosine
+
+OPTIMIZERS = ("sgd", "adamw")
+_MOMENTUM = 0.9
+_MAX_GRADIENT_NORM = 5.0
+#: AdamW moves every weight by about its learning rate; a tenth of SGD's healed the same nets equally well.
+_ADAMW_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HealState:
+    """What a later call needs to continue where one stopped; the weights are in the graph."""
+
+    step: int
+    optimizer: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HealResult:
+    """A healed graph.
+
+    Args:
+        graph: the pruned graph with new weights and statistics.
+        state: to continue from, with this graph.
+        loss: mean over the last steps; None where no step was taken.
+    """
+
+    graph: ModelGraph
+    state: HealState
+    loss: float | None
+
+
+class Distiller:
+    """Heals pruned graphs against their uncompressed teacher (Hinton et al. 2015), without labels.
+
+    Trains all weights, BatchNormalization in training mode, on a cosine schedule with a short warm-up and clipped
+    gradients; then re-estimates BatchNormalization on the data as it is. Two calls of half the steps give the same
+    weights as one call of all, and the same seed gives the same weights.
+
+    Args:
+        teacher: the uncompressed graph; it runs once over each training sample, when first needed.
+        dataset: training samples; labels are not used.
+        seed: of the samples' order and mixture.
+        threads: of torch while healing; default all cores this process may use.
+        augment: ``none``, ``mixup``, ``flip`` (images only), or ``auto``: ``mixup`` where every input is float.
+        copies: mixed copies of the data; more cost the teacher more time and help long healing.
+        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` at a tenth of the plan's learning rate.
+        bfloat16: compute students in bfloat16; default where the processor has instructions for it.
+        statistics_samples: for the re-estimation of BatchNormalization.
+    """
+
+    def __init__(
+        self,
+        teacher: ModelGraph,
+        dataset: Dataset,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        augment: str = "auto",
+        copies: int = 4,
+        optimizer: str = "sgd",
+        bfloat16: bool | None = None,
+        statistics_samples: int = 512,
+    ) -> None:
+        if optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
+        self._teacher = teacher
+        self._dataset = dataset
+        self._threads = threads or available_cores()
+        self._optimizer = optimizer
+        self._bfloat16 = has_fast_bfloat16() if bfloat16 is None else bfloat16
+        self._statistics_samples = statistics_samples
+        self._samples = TeacherSamples(
+            self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies
+        )
+
+    def heal(
+        self,
+        pruned: ModelGraph,
+        plan: DistillationPlan,
+        *,
+        steps: int,
+        start_step: int = 0,
+        state: HealState | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> HealResult:
+        """Train for some of the plan's steps.
+
+        Args:
+            pruned: as pruning left it, or the graph of an earlier result.
+            plan: temperature, learning rate, batch size, and the steps that the schedule spans.
+            steps: to take now; 0 only re-estimates BatchNormalization.
+            start_step: steps taken before.
+            state: of the earlier result; without it the optimizer starts afresh.
+            should_stop: asked before each step.
+
+        Raises:
+            CandidateError: the loss is no longer finite.
+            Interrupted: ``should_stop`` said so; the steps of this call are lost.
+        """
+        with _threads(self._threads):
+            module = GraphModule(pruned)
+            optimizer = self._make_optimizer(module, plan)
+            if state is not None:
+                optimizer.load_state_dict(state.optimizer)
+            size = fixed_batch(self._teacher) or plan.batch_size
+            # One sample has no statistics worth training on.
+            module.train(size > 1)
+            losses: list[float] = []
+            for step in range(start_step, start_step + steps):
+                if should_stop is not None and should_stop():
+                    raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
+                losses.append(self._step(module, optimizer, plan, step, size))
+            batches = clean_batches(pruned, self._dataset, self._statistics_samples, 64)
+            update_statistics(module, batches)
+        last = losses[-10:]
+        return HealResult(
+            graph=pruned.with_weights(module),
+            state=HealState(step=start_step + steps, optimizer=optimizer.state_dict()),
+            loss=sum(last) / len(last) if last else None,
+        )
+
+    def _step(
+        self, module: GraphModule, optimizer: torch.optim.Optimizer, plan: DistillationPlan, step: int, size: int
+    ) -> float:
+        inputs, targets = self._samples.batch(step, size)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * cosine(step, plan.steps)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            outputs = _listed(module(*inputs))
+        loss = distillation_loss(outputs, targets, plan.temperature)
+        value = float(loss.detach())
+        if value != value or value in (float("inf"), float("-inf")):
+            raise CandidateError("heal", f"the loss is {value} at step {step} (learning rate {plan.learning_rate:g})")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), _MAX_GRADIENT_NORM)
+        optimizer.step()
+        return value
+
+    def _make_optimizer(self, module: GraphModule, plan: DistillationPlan) -> torch.optim.Optimizer:
+        if self._optimizer == "adamw":
+            rate = plan.learning_rate * _ADAMW_SHARE
+            group = {"params": list(module.parameters()), "initial_lr": rate}
+            return torch.optim.AdamW([group], lr=rate, weight_decay=0.0)
+        group = {"params": list(module.parameters()), "initial_lr": plan.learning_rate}
+        return torch.optim.SGD([group], lr=plan.learning_rate, momentum=_MOMENTUM, nesterov=True)
+
+    @cached_property
+    def _teacher_module(self) -> GraphModule:
+        return GraphModule(self._teacher).eval()
+
+    @torch.no_grad()
+    def _teach(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return _listed(self._teacher_module(*inputs))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; emulated it would be slower than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with this many torch threads and restore the number after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]

@@ -1,0 +1,87 @@
+"""Healing in rising budgets, remembered, so that plans that differ in bits only are trained once."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.core.plan import CompressionPlan, DistillationPlan
+from autocompress.core.protocols import Dataset
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.recover.batch_norm import reestimate_batch_norm
+from autocompress.recover.distill import Distiller
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A structure's healing so far: graphs by steps done, and the trainer's state after the last."""
+
+    graphs: dict[int, ModelGraph]
+    state: Any = None
+
+
+class StagedHealing:
+    """Heals pruned graphs up to a share of their plan's steps and continues where an earlier call stopped.
+
+    Args:
+        teacher: the uncompressed graph.
+        dataset: training samples; labels are not used.
+        seed: of the sample order.
+        capacity: structures to remember; the least recently used is forgotten.
+        should_stop: asked at each step.
+    """
+
+    def __init__(
+        self,
+        teacher: ModelGraph,
+        dataset: Dataset,
+        *,
+        seed: int = 0,
+        capacity: int = 24,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._distiller = Distiller(teacher, dataset, seed=seed)
+        self._dataset = dataset
+        self._capacity = capacity
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._should_stop = should_stop
+
+    def heal(self, pruned: ModelGraph, plan: CompressionPlan, share: float = 1.0) -> ModelGraph:
+        """Heal up to ``share`` of the plan's steps; 0 steps re-estimate BatchNorm only.
+
+        Args:
+            pruned: the graph as :func:`~autocompress.compress.prune.prune` left it.
+            plan: its plan; ``distillation`` says how.
+            share: in ``(0, 1]``.
+
+        Returns:
+            A graph of the same structure with new weights.
+        """
+        healing = plan.distillation or DistillationPlan()
+        entry = self._entries.setdefault(plan.structure_digest, _Entry(graphs={}))
+        self._entries.move_to_end(plan.structure_digest)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        until = math.ceil(healing.steps * share)
+        if until in entry.graphs:
+            return entry.graphs[until]
+        if healing.steps == 0:
+            entry.graphs[0] = reestimate_batch_norm(pruned, self._dataset)
+            return entry.graphs[0]
+        done = max((steps for steps in entry.graphs if steps < until), default=0)
+        if done and entry.state is None:
+            done = 0
+        result = self._distiller.heal(
+            entry.graphs[done] if done else pruned,
+            healing,
+            steps=until - done,
+            start_step=done,
+            state=entry.state if done else None,
+            should_stop=self._should_stop,
+        )
+        entry.graphs[until] = result.graph
+        entry.state = result.state if until < healing.steps else None
+        return result.graph

@@ -1,0 +1,78 @@
+"""Islands of float16."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from autocompress.compress.quantize import quantize
+from autocompress.core.errors import CandidateError
+from autocompress.core.plan import LayerPlan
+from autocompress.graph.model_graph import ModelGraph
+
+HALF = LayerPlan(weight_bits=16, activation_bits=16)
+Run = Callable[[ModelGraph, Any], Any]
+
+
+def half(graph: ModelGraph, *layers: str) -> ModelGraph:
+    names = layers or tuple(layer.name for layer in graph.layers())
+    return quantize(graph, dict.fromkeys(names, HALF), None)
+
+
+def casts(graph: ModelGraph) -> list[tuple[str, str]]:
+    found = [node for node in graph.model.graph if node.op_type == "Cast"]
+    return [(str(n.inputs[0].name), str(ir.DataType(n.attributes["to"].as_int()))) for n in found if n.inputs[0]]
+
+
+def test_a_whole_net_is_one_island(small: ModelGraph, images: Any, run_graph: Run) -> None:
+    made = half(small)
+    assert [kind for _, kind in casts(made)] == ["FLOAT16", "FLOAT"]
+    np.testing.assert_allclose(run_graph(made, images), run_graph(small, images), atol=0.01)
+
+
+def test_all_weights_of_an_island_are_float16(small: ModelGraph) -> None:
+    kinds = {array.dtype for name, array in half(small).initializers.items() if name.endswith("_half")}
+    assert kinds == {np.dtype(np.float16)}
+
+
+def test_casts_stand_at_the_shores_only(small: ModelGraph, images: Any, run_graph: Run) -> None:
+    made = half(small, "b")
+    assert casts(made) == [("a_relu", "FLOAT16"), ("flat", "FLOAT")]
+    np.testing.assert_allclose(run_graph(made, images), run_graph(small, images), atol=0.01)
+
+
+def test_a_value_that_both_sides_read_is_cast_once(net: Any, images: Any, run_graph: Run) -> None:
+    made = net(3, 8, 8)
+    made.node("Relu", [made.conv("x", "a", 8, 3)], "ra")
+    graph = made.graph(made.conv("ra", "b", 4, 8), made.conv("ra", "c", 4, 8), made.conv("ra", "d", 4, 8))
+    found = half(graph, "a", "b")
+    assert casts(found) == [("x", "FLOAT16"), ("ra", "FLOAT"), ("b_inner", "FLOAT")]
+    np.testing.assert_allclose(run_graph(found, images), run_graph(graph, images), atol=0.02)
+
+
+def test_constants_of_an_operator_inside_are_float16(net: Any, images: Any, run_graph: Run) -> None:
+    made = net(3, 8, 8)
+    made.node("Mul", [made.conv("x", "a", 8, 3), made.constant("gain", made.normal(1, 8, 1, 1))], "m")
+    graph = made.graph(made.conv("m", "b", 4, 8))
+    found = half(graph)
+    assert len(casts(found)) == 2
+    np.testing.assert_allclose(run_graph(found, images), run_graph(graph, images), atol=0.02)
+
+
+def test_an_operator_without_float16_ends_the_island(net: Any, images: Any, run_graph: Run) -> None:
+    made = net(3, 8, 8)
+    made.node("Erf", [made.conv("x", "a", 8, 3)], "e")
+    graph = made.graph(made.conv("e", "b", 4, 8))
+    found = half(graph)
+    assert casts(found) == [("x", "FLOAT16"), ("a", "FLOAT"), ("e", "FLOAT16"), ("b_inner", "FLOAT")]
+    np.testing.assert_allclose(run_graph(found, images), run_graph(graph, images), atol=0.02)
+
+
+def test_a_constant_past_float16_is_refused(net: Any) -> None:
+    made = net(3, 8, 8)
+    made.conv("x", "a", 4, 3)
+    made.constant("a.bias", np.full(4, -1e6, np.float32))
+    with pytest.raises(CandidateError, match=r"'a.bias' holds 1e\+06"):
+        half(made.graph("a"))
