@@ -1,0 +1,1 @@
+"""Estimates of latency and size."""

@@ -1,0 +1,1 @@
+"""Targets: profiles, capabilities and the host."""

@@ -1,0 +1,209 @@
+"""Latency from a profile alone: every operator takes the longer of its arithmetic and its memory traffic.
+
+The roofline model (Williams, Waterman, Patterson 2009): time = max(operations / attainable rate, bytes / bandwidth),
+plus a fixed cost for each kernel. Bytes move once a reader and once a writer; a change of precision between two layers
+is a kernel of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.core.errors import PlanError, TargetError
+from autocompress.core.measurement import Interval, Measurement, Provenance
+from autocompress.core.plan import DEFAULT, CompressionPlan
+from autocompress.core.target import Capability, Precision, RuntimeSpec, Target
+from autocompress.cost.structure import INTEGER_FOLLOWERS, Operation, Structure
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.capabilities import INTEGER, class_capability
+
+#: Assumed where nothing was compared with real latencies.
+UNVALIDATED_FACTOR = 2.0
+_BYTES: Mapping[Precision, float] = {p: 1.0 if p in INTEGER else 4.0 for p in Precision} | {Precision.FP16: 2.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationEstimate:
+    """Where the time of one operation goes.
+
+    Args:
+        name: the layer's, else the node's.
+        op_type: ONNX operator.
+        precision: that it computes in.
+        ms: milliseconds, conversions of its inputs included.
+        conversion_ms: of these, for changing the precision of its inputs.
+        bound: ``compute``, ``memory`` or ``launch``: what most of the time goes to.
+    """
+
+    name: str
+    op_type: str
+    precision: Precision
+    ms: float
+    conversion_ms: float
+    bound: str
+
+
+class Roofline:
+    """Estimates latency at batch 1 from a target's facts; a :class:`~autocompress.core.protocols.CostModel`.
+
+    Args:
+        target: its ``memory_bandwidth_gb_per_s`` is needed; ``<runtime>.estimate_error_factor`` says how far estimates
+            were off where they were compared with published latencies.
+        spec: the runtime on it.
+
+    Raises:
+        TargetError: the target has no memory bandwidth.
+    """
+
+    def __init__(self, target: Target, spec: RuntimeSpec) -> None:
+        bandwidth = target.facts.get("memory_bandwidth_gb_per_s")
+        if bandwidth is None or isinstance(bandwidth.value, str) or bandwidth.value <= 0:
+            raise TargetError(f"The profile of {target.name!r} has no memory bandwidth, so nothing can be estimated.")
+        self._target = target
+        self._spec = spec
+        self._ms_a_byte = 1e-6 / float(bandwidth.value)
+        self._launch_ms = spec.launch_overhead_us * 1e-3
+        error = target.facts.get(f"{spec.name}.estimate_error_factor")
+        self.validated = error is not None
+        self.error_factor = float(error.value) if error is not None else UNVALIDATED_FACTOR
+        self.error_source = (
+            error.source if error is not None else "not validated: a factor of 2 either way is an assumption"
+        )
+        self._last: tuple[ModelGraph, Structure] | None = None
+
+    def estimate(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
+        """Latency of ``plan`` applied to ``graph``; nothing is built.
+
+        Args:
+            graph: uncompressed.
+            plan: what would be done to it.
+
+        Raises:
+            PlanError: the plan names what the graph has not, or a precision that the runtime refuses.
+        """
+        operations = self.estimate_layers(graph, plan)
+        value = sum(op.ms for op in operations)
+        factor = self.error_factor
+        return Measurement(
+            metric="latency_ms",
+            value=value,
+            unit="ms",
+            provenance=Provenance.ESTIMATED,
+            interval=Interval(low=value / factor, high=value * factor),
+            target=self._target.name,
+            runtime=self._spec.name,
+            fingerprint=f"roofline, within a factor of {factor:g} ({self.error_source})",
+            details={
+                "estimator": "roofline",
+                "validated": self.validated,
+                "error_factor": factor,
+                "error_source": self.error_source,
+                "threads": self._spec.threads,
+                "batch": 1,
+                "layer_ms": {op.name: round(op.ms, 6) for op in operations},
+            },
+        )
+
+    def estimate_layers(self, graph: ModelGraph, plan: CompressionPlan) -> list[OperationEstimate]:
+        """Where the time goes, operation by operation, in topological order; see :meth:`estimate`."""
+        structure = self._structure(graph)
+        precisions = self._precisions(graph, structure, plan)
+        removed = structure.shares.removed(plan.prune)
+        elements = structure.elements * np.clip(1.0 - structure.value_rows @ removed, 0.0, 1.0)
+        first, second = (np.clip(1.0 - rows @ removed, 0.0, 1.0) for rows in structure.work_rows)
+        work = first * second
+        padding = self._padding(structure, removed, precisions)
+        held: dict[int, Precision] = {}
+        converted: set[tuple[int, float]] = set()
+        estimates: list[OperationEstimate] = []
+        for index, op in enumerate(structure.operations):
+            precision = precisions.get(op.name) if op.layer is not None else None
+            precision = precision or self._follow(op, held)
+            width = _BYTES[precision]
+            conversion = 0.0
+            for value in op.reads:
+                now = _BYTES[held.get(value, Precision.FP32)]
+                if now != width and (value, width) not in converted:
+                    converted.add((value, width))
+                    conversion += float(elements[value]) * (now + width) * self._ms_a_byte + self._launch_ms
+            written = 4.0 if op.final else width
+            moved = sum(float(elements[value]) for value in op.reads) * width + float(elements[op.writes]) * written
+            moved += op.weights * float(work[index]) * width
+            compute = self._compute_ms(op, precision, float(work[index] * padding[index]))
+            memory = moved * self._ms_a_byte
+            times = {"compute": compute, "memory": memory, "launch": self._launch_ms}
+            held[op.writes] = Precision.FP32 if op.final else precision
+            estimates.append(
+                OperationEstimate(
+                    name=op.name,
+                    op_type=op.op_type,
+                    precision=precision,
+                    ms=max(compute, memory) + self._launch_ms + conversion,
+                    conversion_ms=conversion,
+                    bound=max(times, key=lambda name: times[name]),
+                )
+            )
+        return estimates
+
+    def _structure(self, graph: ModelGraph) -> Structure:
+        if self._last is None or self._last[0] is not graph:
+            self._last = (graph, Structure(graph))
+        return self._last[1]
+
+    def _precisions(self, graph: ModelGraph, structure: Structure, plan: CompressionPlan) -> dict[str, Precision]:
+        """Precision of each layer that is not float32; a default of ``"*"`` goes to the layers that may take it."""
+        layers = graph.layers()
+        plan.check(layers=[layer.name for layer in layers], groups=[group.name for group in graph.groups()])
+        found: dict[str, Precision] = {}
+        refused = ""
+        for op in structure.operations:
+            if op.layer is None:
+                continue
+            precision = Precision.of(plan.layer(op.name))
+            capability = self._capability(op, precision)
+            if capability.supported:
+                found[op.name] = precision
+                continue
+            reason = f"{self._spec.name} on {self._target.name} refuses {precision} for layer {op.name!r}"
+            refused = refused or f"{reason}: {capability.reason}."
+            if op.name in plan.layers:
+                raise PlanError(f"{reason}: {capability.reason}.")
+        default = plan.layers.get(DEFAULT)
+        if refused and default is not None and Precision.of(default) not in found.values():
+            raise PlanError(refused)
+        return found
+
+    def _padding(
+        self, structure: Structure, removed: NDArray[np.float64], precisions: Mapping[str, Precision]
+    ) -> NDArray[np.float64]:
+        """``(n_operations,)`` how much longer a layer runs because its width is no multiple of the kernel's."""
+        multiples = np.array(
+            [self._spec.multiple(precisions.get(op.name, Precision.FP32)) for op in structure.operations], np.float64
+        )
+        kept = structure.out_channels * np.clip(1.0 - structure.out_rows @ removed, 0.0, 1.0)
+        padded = np.ceil(kept / multiples - 1e-9) * multiples
+        return np.where(kept > 0, padded / np.maximum(kept, 1e-9), 1.0)
+
+    def _compute_ms(self, op: Operation, precision: Precision, share: float) -> float:
+        if op.operations == 0:
+            return 0.0
+        capability = self._capability(op, precision)
+        if capability.peak_gops is None:
+            return 0.0
+        return op.operations * share / (capability.peak_gops * capability.efficiency) * 1e-6
+
+    def _capability(self, op: Operation, precision: Precision) -> Capability:
+        return class_capability(self._spec, op.op_type, op.kind, precision)
+
+    def _follow(self, op: Operation, held: Mapping[int, Precision]) -> Precision:
+        """Precision of an operation without a weight: as its inputs are, where it has such a kernel."""
+        states = {held.get(value, Precision.FP32) for value in op.reads}
+        if states == {Precision.FP16}:
+            return Precision.FP16
+        if op.op_type in INTEGER_FOLLOWERS and all(state in INTEGER for state in states):
+            return Precision.INT8
+        return Precision.FP32
