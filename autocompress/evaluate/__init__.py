@@ -1,0 +1,1 @@
+"""Data, metrics, and from a plan to a trial."""

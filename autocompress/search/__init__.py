@@ -1,0 +1,1 @@
+"""The space, the samplers and the loop."""

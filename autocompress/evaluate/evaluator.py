@@ -1,0 +1,272 @@
+"""From a plan to a trial, cheap stages first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from autocompress.compress.apply import Compressor
+from autocompress.core.errors import CandidateError, Interrupted, UserError
+from autocompress.core.measurement import Measurement, Provenance
+from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
+from autocompress.core.plan import CompressionPlan, DistillationPlan
+from autocompress.core.trial import Candidate, Trial, TrialState
+from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.graph.model_graph import ModelGraph
+
+
+class LatencyScorer(Protocol):
+    """Measures or estimates the latency of a candidate."""
+
+    def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
+        """A quick figure, taken before anything dear is done."""
+
+    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
+        """A careful figure of the graph that would ship."""
+
+
+class HealingStage(Protocol):
+    """Heals a pruned graph up to a share of its plan's steps; continues where an earlier call stopped."""
+
+    def heal(self, pruned: ModelGraph, plan: CompressionPlan, share: float) -> ModelGraph:
+        """The graph after ``share`` of the plan's distillation steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPolicy:
+    """How much to spend before a candidate must have shown promise.
+
+    Args:
+        quick_samples: validation samples of the first accuracy stage.
+        budgets: shares of the distillation steps after which a candidate is judged, rising to 1.
+        recovery: share of the remaining gap to the best quality that the rest of healing is assumed to win back
+            until this run has seen how much it really does.
+    """
+
+    quick_samples: int = 512
+    budgets: tuple[float, ...] = (0.25, 1.0)
+    recovery: float = 0.7
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is known of the candidate in flight."""
+
+    number: int
+    candidate: Candidate
+    on_stage: Callable[[int, str, str], None]
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    stage: str = "start"
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Charge the time spent inside to ``stage``."""
+        self.stage = stage
+        self.on_stage(self.number, self.candidate.label, stage)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+class _OutOfReachError(Exception):
+    """The candidate cannot join the front any more."""
+
+
+class CandidateEvaluator:
+    """Scores candidates on the artifact that would ship.
+
+    Stages: prune, build, screen latency, (heal, quick accuracy) for each budget, full accuracy, confirm latency. After
+    each the candidate is compared with the trials so far; one that cannot reach the front any more stops as PRUNED.
+
+    Args:
+        compressor: prunes and quantizes, with its caches.
+        healing: wins accuracy back after pruning.
+        build: loads a graph in the runtime that runs it.
+        quality: scores an artifact on the validation data.
+        latency: measures or estimates.
+        objectives: what dominates what.
+        constraints: candidates that break one before healing stop early.
+        history: complete trials of an earlier session of this run.
+        keep: called with each COMPLETE trial and its artifact's graph.
+        on_stage: called with number, label and stage.
+        should_stop: asked between stages.
+    """
+
+    def __init__(
+        self,
+        *,
+        compressor: Compressor,
+        healing: HealingStage | None,
+        build: Callable[[ModelGraph], Any],
+        quality: QualityEvaluator,
+        latency: LatencyScorer,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+        policy: EvaluationPolicy | None = None,
+        history: Sequence[Trial] = (),
+        keep: Callable[[Trial, ModelGraph], None] = lambda trial, graph: None,
+        on_stage: Callable[[int, str, str], None] = lambda number, label, stage: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._compressor = compressor
+        self._healing = healing
+        self._build = build
+        self._quality = quality
+        self._latency = latency
+        self._objectives = tuple(objectives)
+        self._constraints = tuple(constraints)
+        self._policy = policy or EvaluationPolicy()
+        self._complete = [t for t in history if t.state is TrialState.COMPLETE]
+        self._recoveries: list[float] = []
+        self._keep = keep
+        self._on_stage = on_stage
+        self._should_stop = should_stop
+
+    def evaluate(self, number: int, candidate: Candidate) -> Trial:
+        """Score one candidate; a bad one becomes a FAIL trial with its reason.
+
+        Raises:
+            Interrupted: the user asked to stop.
+        """
+        progress = _Progress(number=number, candidate=candidate, on_stage=self._on_stage)
+        state, error = TrialState.COMPLETE, None
+        graph: ModelGraph | None = None
+        try:
+            graph = self._score(progress)
+        except _OutOfReachError as reason:
+            state, error = TrialState.PRUNED, str(reason)
+        except CandidateError as failure:
+            state, error = TrialState.FAIL, str(failure)
+        except UserError as failure:
+            state, error = TrialState.FAIL, f"{progress.stage}: {failure}"
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, MemoryError, OSError) as failure:
+            first = (str(failure).splitlines() or [""])[0][:300]
+            state, error = TrialState.FAIL, f"{progress.stage}: {type(failure).__name__}: {first}"
+        trial = Trial(
+            number=number,
+            candidate=candidate,
+            state=state,
+            measurements=progress.measurements,
+            error=error,
+            stage_seconds=progress.seconds,
+        )
+        if graph is not None:
+            self._complete.append(trial)
+            self._keep(trial, graph)
+        return trial
+
+    def _score(self, progress: _Progress) -> ModelGraph:
+        plan = progress.candidate.plan
+        with self._timed(progress, "prune"):
+            pruned = self._compressor.pruned(plan)
+        with self._timed(progress, "quantize"):
+            draft = self._compressor.finish(pruned, plan, draft=True)
+            progress.measurements["size_bytes"] = _size(draft)
+        with self._timed(progress, "screen latency"):
+            screened = self._latency.screen(draft, plan)
+        progress.measurements["latency_ms"] = screened
+        self._check_reach(progress, self._ceiling(), "at its best")
+        self._check_constraints(progress)
+        graph = self._recover(progress, pruned)
+        with self._timed(progress, "accuracy"):
+            quality = self._quality.score(self._build(graph))
+        progress.measurements[quality.metric] = quality
+        with self._timed(progress, "latency"):
+            confirmed = self._latency.confirm(graph, plan, screened)
+        progress.measurements["latency_ms"] = confirmed
+        progress.measurements["size_bytes"] = _size(graph)
+        return graph
+
+    def _recover(self, progress: _Progress, pruned: ModelGraph) -> ModelGraph:
+        """Heal in rising budgets, judging after each on a small sample."""
+        plan = progress.candidate.plan
+        heals = bool(plan.prune) and self._healing is not None
+        steps = (plan.distillation or DistillationPlan()).steps if heals else 0
+        budgets = self._policy.budgets if steps else (1.0,)
+        after_first: float | None = None
+        graph = pruned
+        for share in budgets:
+            healed = pruned
+            if heals and self._healing is not None:
+                with self._timed(progress, "heal"):
+                    healed = self._healing.heal(pruned, plan, share)
+            with self._timed(progress, "quantize"):
+                graph = self._compressor.finish(healed, plan)
+            with self._timed(progress, "quick accuracy"):
+                quick = self._quality.score(self._build(graph), samples=self._policy.quick_samples)
+            value = quick.value
+            optimistic = quick.interval.high if quick.interval is not None else value
+            gap = max(0.0, self._ceiling() - value)
+            if share < 1.0:
+                after_first = value
+                optimistic = max(optimistic, value) + self._expected_recovery() * gap
+                stage = f"after {share:.0%} of healing"
+            else:
+                if after_first is not None and self._ceiling() > after_first:
+                    self._recoveries.append((value - after_first) / (self._ceiling() - after_first))
+                stage = f"on {self._policy.quick_samples} samples"
+            progress.measurements[f"quick_{quick.metric}"] = quick
+            self._check_reach(progress, min(optimistic, self._ceiling()), stage)
+        return graph
+
+    def _expected_recovery(self) -> float:
+        """Share of the gap that the rest of healing wins back: the best seen lately, or the policy's."""
+        return max([0.0, *self._recoveries[-8:]]) if len(self._recoveries) >= 3 else self._policy.recovery
+
+    def _ceiling(self) -> float:
+        """Best quality of any complete trial; 1 before the first."""
+        metric = self._quality.metric
+        return max((t.value(metric) for t in self._complete), default=1.0)
+
+    def _check_reach(self, progress: _Progress, optimistic_quality: float, when: str) -> None:
+        """Stop a candidate that some complete trial beats even if its quality turns out as hoped."""
+        if progress.candidate.source == "baseline":
+            return
+        hoped: dict[str, float] = {}
+        for objective in self._objectives:
+            if objective.metric in QUALITY_METRICS:
+                hoped[objective.metric] = optimistic_quality
+            elif objective.metric in progress.measurements:
+                measurement = progress.measurements[objective.metric]
+                low = measurement.interval.low if measurement.interval is not None else measurement.value
+                hoped[objective.metric] = low if measurement.provenance is Provenance.MEASURED else measurement.value
+            else:
+                return
+        for trial in self._complete:
+            losses = [(o.loss(trial.value(o.metric)), o.loss(hoped[o.metric])) for o in self._objectives]
+            if all(mine <= theirs for mine, theirs in losses) and any(mine < theirs for mine, theirs in losses):
+                listed = ", ".join(f"{o.metric} {hoped[o.metric]:.4g}" for o in self._objectives)
+                raise _OutOfReachError(f"out of reach {when}: trial {trial.number} beats the hoped-for {listed}")
+
+    def _check_constraints(self, progress: _Progress) -> None:
+        """Stop before healing where a bound on latency or size is already broken."""
+        for constraint in self._constraints:
+            measurement = progress.measurements.get(constraint.metric)
+            if measurement is None or constraint.metric in QUALITY_METRICS or progress.candidate.source == "baseline":
+                continue
+            best = measurement.interval.low if measurement.interval is not None else measurement.value
+            if measurement.provenance is Provenance.ESTIMATED:
+                best = measurement.value
+            # A miss by little is still worth knowing: an infeasible request is answered with the nearest points.
+            if best > constraint.bound * 1.25:
+                raise _OutOfReachError(f"{constraint.metric} {measurement.value:.4g} breaks {constraint}")
+
+    @contextmanager
+    def _timed(self, progress: _Progress, stage: str) -> Iterator[None]:
+        if self._should_stop():
+            raise Interrupted
+        with progress.timed(stage):
+            yield
+
+
+def _size(graph: ModelGraph) -> Measurement:
+    size = float(graph.size_bytes())
+    return Measurement(
+        metric="size_bytes", value=size, unit="bytes", provenance=Provenance.MEASURED, samples=(size,)
+    )

@@ -1,0 +1,80 @@
+"""Two ways to know a candidate's latency: measured on the device, or estimated from its profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autocompress.core.measurement import Measurement, TimingPolicy
+from autocompress.core.plan import CompressionPlan
+from autocompress.core.protocols import Artifact, CostModel, Runtime
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.measure.latency import latency_measurement
+
+SCREEN = TimingPolicy(block_ms=8.0, half_width=0.03, max_seconds=0.5, min_blocks=5, warmup_seconds=0.05)
+CONFIRM = TimingPolicy(block_ms=20.0, half_width=0.015, max_seconds=1.5, min_blocks=6, warmup_seconds=0.1)
+
+
+class MeasuredLatency:
+    """Times a candidate against the uncompressed graph, interleaved, in this process.
+
+    Args:
+        runtime: loads and times artifacts.
+        baseline: the uncompressed graph, loaded in that runtime.
+        reference_ms: the baseline's latency at its calm level, which turns ratios into milliseconds.
+        target: name that the measurements carry.
+        screen: policy of the quick look.
+        confirm: policy of the careful one.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        baseline: Artifact,
+        reference_ms: float,
+        target: str,
+        screen: TimingPolicy = SCREEN,
+        confirm: TimingPolicy = CONFIRM,
+    ) -> None:
+        self._runtime = runtime
+        self._baseline = baseline
+        self._reference_ms = reference_ms
+        self._target = target
+        self._screen = screen
+        self._confirm = confirm
+
+    def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
+        """A quick figure; weights do not matter for it, so the graph need not be healed yet."""
+        return self._time(graph, self._screen)
+
+    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
+        """A careful figure of the graph that would ship."""
+        return self._time(graph, self._confirm)
+
+    def _time(self, graph: ModelGraph, policy: TimingPolicy) -> Measurement:
+        timing = self._runtime.time(self._runtime.build(graph), self._baseline, policy)
+        description: dict[str, Any] = dict(self._runtime.describe())
+        return latency_measurement(
+            timing, reference_ms=self._reference_ms, target=self._target, runtime=description
+        )
+
+
+class EstimatedLatency:
+    """Asks a cost model; for targets that are not attached.
+
+    Args:
+        model: estimates latency from the uncompressed graph and a plan.
+        graph: the uncompressed graph.
+    """
+
+    def __init__(self, *, model: CostModel, graph: ModelGraph) -> None:
+        self._model = model
+        self._graph = graph
+
+    def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
+        """The estimate for ``plan``."""
+        return self._model.estimate(self._graph, plan)
+
+    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
+        """The same estimate: healing does not change it."""
+        return screened

@@ -1,0 +1,229 @@
+"""The first candidates: what a careful engineer would try by hand, and what one-at-a-time sensitivities suggest.
+
+A search that does not start from these loses to them: uniform recipes are anchors of the front, and what the samplers
+learn from first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autocompress.core.plan import CompressionPlan
+from autocompress.core.protocols import Graph
+from autocompress.core.space import Choice, SearchSpace
+from autocompress.core.target import Precision
+from autocompress.core.trial import Candidate
+from autocompress.cost.shares import MacModel
+from autocompress.search.space_builder import SIZE_ONLY_REASON
+
+Sensitivities = Mapping[str, Mapping[str, float]]
+Assignment = dict[str, Any]
+
+#: Shares of channels that uniform pruning removes, the most telling first; each group takes its nearest width.
+UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
+#: Shares of the multiply-accumulates that ranked pruning saves.
+MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
+#: How many of the most sensitive layers stay float32.
+KEPT_FLOAT = (1, 2, 4)
+
+
+def recipes(space: SearchSpace, graph: Graph, sensitivities: Sensitivities | None = None) -> list[Candidate]:
+    """Candidates to start from, most valuable first, no plan twice.
+
+    Args:
+        space: of the search; candidates stay inside it where it can express them.
+        graph: what is compressed.
+        sensitivities: choice name to ``str(option)`` to KL of the outputs; None where it was not measured.
+
+    Returns:
+        The uncompressed baseline first; then uniform precisions, uniform pruning with healing, ranked ones, and one
+        pruned candidate without healing.
+    """
+    seeds = _Seeds(space, graph, sensitivities or {})
+    unique: dict[str, Candidate] = {}
+    for candidate in seeds.all():
+        unique.setdefault(candidate.plan.digest, candidate)
+    return list(unique.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeds:
+    """Builds candidates of one space."""
+
+    space: SearchSpace
+    graph: Graph
+    sensitivities: Sensitivities
+
+    def all(self) -> Iterator[Candidate]:
+        yield self._candidate("baseline", Precision.FP32.value, {}, "fp32", heal=True)
+        fast = self._fast_precision()
+        if self._offers(Precision.FP16):
+            yield self._candidate("baseline", Precision.FP16.value, {}, "fp16", heal=True)
+        if self._offers(Precision.INT8):
+            yield self._candidate("baseline", Precision.INT8.value, {}, "int8", heal=True)
+        ranked = list(self._ranked(fast))
+        uniform = list(self._uniform(fast))
+        yield from uniform[:1]
+        yield from ranked[:1]
+        yield from uniform[1:]
+        yield from ranked[1:]
+        yield from self._sensitive_layers_in_float(fast)
+        yield from self._four_bit()
+        if fast != Precision.FP32.value:
+            yield from self._uniform(Precision.FP32.value)
+        yield from self._without_healing(fast)
+
+    def _uniform(self, precision: str) -> Iterator[Candidate]:
+        """The same share from every group, healed."""
+        for level in UNIFORM_RATIOS:
+            ratios = self._nearest_ratios(level)
+            if ratios:
+                yield self._candidate("recipe", precision, ratios, f"prune {100 * level:g}% + {precision}")
+
+    def _without_healing(self, precision: str) -> Iterator[Candidate]:
+        """One pruned candidate that is not trained, to see what healing is worth."""
+        level = UNIFORM_RATIOS[0]
+        ratios = self._nearest_ratios(level)
+        if ratios and self._option("distillation:steps", 0) is not None:
+            label = f"prune {100 * level:g}% + {precision}, not healed"
+            yield self._candidate("recipe", precision, ratios, label, heal=False)
+
+    def _four_bit(self) -> Iterator[Candidate]:
+        """Every layer that may take it in 4-bit weights and 8-bit activations, even where the space leaves 4 bits out.
+
+        The space leaves them out where only speed counts; the anchor is still worth one trial.
+        """
+        if self._offers(Precision.INT4):
+            yield self._candidate("recipe", Precision.INT4.value, {}, "int4", heal=True)
+            return
+        hidden = any(r.option == Precision.INT4.value and r.reason == SIZE_ONLY_REASON for r in self.space.refused)
+        layers = [c.subject for c in self._choices("precision") if Precision.INT8.value in c.options]
+        if hidden and layers:
+            plan = CompressionPlan(
+                layers=dict.fromkeys(layers, Precision.INT4.layer_plan),
+                calibrator=str(self._default(self._find("calibrator")) or "minmax"),
+            )
+            yield Candidate(plan=plan, source="recipe", label="int4")
+
+    def _ranked(self, precision: str) -> Iterator[Candidate]:
+        """Greedy: take the step that costs the least KL for the multiply-accumulates it saves, up to each saving."""
+        known = [c for c in self._choices("ratio") if len(self.sensitivities.get(c.name, {})) > 1]
+        if not known:
+            return
+        model = MacModel(self.graph.layers(), self.graph.groups())
+        current: dict[str, float] = {c.name: 0.0 for c in known}
+        reached: dict[float, dict[str, float]] = {}
+        while True:
+            saved = self._saved(model, known, current)
+            for goal in MAC_SAVINGS:
+                if saved >= goal and goal not in reached:
+                    reached[goal] = dict(current)
+            step = self._best_step(model, known, current, saved)
+            if step is None or len(reached) == len(MAC_SAVINGS):
+                break
+            current[step[0].name] = step[1]
+        for goal in MAC_SAVINGS:
+            if goal in reached:
+                ratios = {name: ratio for name, ratio in reached[goal].items() if ratio > 0}
+                label = f"least sensitive, {goal:.0%} of MACs gone + {precision}"
+                yield self._candidate("sensitivity", precision, ratios, label)
+
+    def _best_step(
+        self, model: MacModel, choices: Sequence[Choice], current: Mapping[str, float], saved: float
+    ) -> tuple[Choice, float] | None:
+        """The choice and its next option with the least KL for each multiply-accumulate saved."""
+        best: tuple[float, Choice, float] | None = None
+        for choice in choices:
+            divergences = self.sensitivities[choice.name]
+            now = divergences.get(str(current[choice.name]), 0.0)
+            for option in choice.options:
+                ratio = float(option)
+                if ratio <= current[choice.name] or str(option) not in divergences:
+                    continue
+                gain = self._saved(model, choices, {**current, choice.name: ratio}) - saved
+                if gain <= 0:
+                    continue
+                # A noisy reading may fall; a step never counts as winning quality back.
+                price = max(divergences[str(option)] - now, 0.0) / gain
+                if best is None or price < best[0]:
+                    best = (price, choice, ratio)
+        return None if best is None else best[1:]
+
+    def _saved(self, model: MacModel, choices: Sequence[Choice], ratios: Mapping[str, float]) -> float:
+        prune = {c.subject: ratios[c.name] for c in choices if ratios[c.name] > 0}
+        return model.saved(prune)
+
+    def _sensitive_layers_in_float(self, precision: str) -> Iterator[Candidate]:
+        """All layers in the fast precision but those that it hurts most."""
+        if precision == Precision.FP32.value:
+            return
+        hurt = {
+            choice.name: self.sensitivities[choice.name][precision]
+            for choice in self._choices("precision")
+            if len(choice.options) > 1 and precision in self.sensitivities.get(choice.name, {})
+        }
+        order = sorted(hurt, key=lambda name: -hurt[name])
+        for count in KEPT_FLOAT:
+            if count < len(order):
+                kept = dict.fromkeys(order[:count], Precision.FP32.value)
+                label = f"{precision}, {count} most sensitive layer{'s' * (count > 1)} fp32"
+                yield self._candidate("sensitivity", precision, kept, label, heal=True)
+
+    def _candidate(
+        self, source: str, precision: str, changes: Mapping[str, Any], label: str, *, heal: bool = True
+    ) -> Candidate:
+        """A candidate inside the space: every layer in ``precision`` where it may be, ``changes`` on top."""
+        assignment: Assignment = {}
+        for choice in self.space.choices:
+            if choice.kind == "precision":
+                assignment[choice.name] = precision if precision in choice.options else self._float_like(choice)
+            elif choice.kind == "ratio":
+                assignment[choice.name] = choice.options[0]
+            elif choice.name == "distillation:steps":
+                assignment[choice.name] = choice.options[-1 if heal else 0]
+            else:
+                assignment[choice.name] = self._default(choice)
+        assignment.update(changes)
+        return Candidate(plan=self.space.plan(assignment), source=source, assignment=assignment, label=label)
+
+    def _nearest_ratios(self, level: float) -> dict[str, float]:
+        """Each group's option nearest to ``level``; the milder of two as near. Empty where that prunes nothing."""
+        ratios = {
+            c.name: min((float(o) for o in c.options), key=lambda option: (abs(option - level), option))
+            for c in self.space.choices
+            if c.kind == "ratio"
+        }
+        return {name: ratio for name, ratio in ratios.items() if ratio > 0}
+
+    def _fast_precision(self) -> str:
+        """What the pruned recipes run in: the lowest precision that most layers compute fast in."""
+        for precision in (Precision.INT8, Precision.FP16):
+            if self._offers(precision):
+                return precision.value
+        return Precision.FP32.value
+
+    def _offers(self, precision: Precision) -> bool:
+        return any(precision.value in c.options for c in self._choices("precision"))
+
+    def _choices(self, kind: str) -> list[Choice]:
+        return [c for c in (*self.space.choices, *self.space.fixed) if c.kind == kind]
+
+    def _find(self, name: str) -> Choice | None:
+        return next((c for c in (*self.space.choices, *self.space.fixed) if c.name == name), None)
+
+    def _option(self, name: str, value: Any) -> Any:
+        choice = self._find(name)
+        return value if choice is not None and value in choice.options else None
+
+    @staticmethod
+    def _float_like(choice: Choice) -> Any:
+        return Precision.FP32.value if Precision.FP32.value in choice.options else choice.options[0]
+
+    @staticmethod
+    def _default(choice: Choice | None) -> Any:
+        """The middle of ordered options, the first of others."""
+        if choice is None:
+            return None
+        return choice.options[len(choice.options) // 2] if choice.ordered else choice.options[0]

@@ -1,0 +1,285 @@
+"""The search space of one graph on one runtime: a template's offers, less what neither can take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from autocompress.core.errors import SpaceError, UnknownNameError
+from autocompress.core.layer import PruneGroup, kept_channels
+from autocompress.core.objective import Constraint, Objective
+from autocompress.core.plan import CALIBRATORS, IMPORTANCES
+from autocompress.core.protocols import Graph
+from autocompress.core.space import Choice, Kind, Refusal, SearchSpace
+from autocompress.core.target import Capability, Precision, RuntimeSpec
+from autocompress.hardware.data_files import data_folder, data_names, load_yaml
+
+FOLDER = "search_spaces"
+ALL_LAYERS = "all layers"
+#: They make a file smaller than a faster precision does, and nothing else.
+SIZE_ONLY = frozenset(
+    {Precision.INT4, Precision.INT2, Precision.W8, Precision.W4, Precision.W2, Precision.FP16_STORAGE}
+)
+SIZE_ONLY_REASON = "only makes the file smaller: give --objective size_bytes or --max-size-mb to search it"
+_INTEGER = frozenset({Precision.INT8, Precision.INT4, Precision.INT2})
+#: Widths below this are not offered for alignment's sake.
+_SMALLEST_STEP = 8
+
+
+class RatioTemplate(BaseModel):
+    """Which shares of a group's channels may be removed.
+
+    Args:
+        max_options: how many at most, none removed included; 1 turns pruning off.
+        min_kept: smallest share of the channels that stays.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_options: PositiveInt = 5
+    min_kept: Annotated[float, Field(gt=0, le=1)] = 0.25
+
+
+class DistillationTemplate(BaseModel):
+    """How pruned candidates may be healed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 60, 200)
+    learning_rate: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02, 0.05)
+    temperature: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (2.0, 4.0)
+    batch_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64,)
+
+
+class SpaceTemplate(BaseModel):
+    """What to offer, whatever the graph.
+
+    Args:
+        name: as the file is called.
+        description: one line.
+        precisions: for every layer; float32 is always offered.
+        size_only: when precisions that only make the file smaller are offered: ``auto`` where size counts.
+        ratios: of channels to remove.
+        importance: ways to rank channels.
+        calibrators: ways to choose activation ranges.
+        distillation: ways to heal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4)
+    size_only: Literal["auto", "always"] = "auto"
+    ratios: RatioTemplate = RatioTemplate()
+    importance: Annotated[tuple[str, ...], Field(min_length=1)] = ("l1",)
+    calibrators: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax",)
+    distillation: DistillationTemplate = DistillationTemplate()
+
+    @field_validator("importance", "calibrators")
+    @classmethod
+    def _known(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        known = IMPORTANCES if info.field_name == "importance" else CALIBRATORS
+        for value in values:
+            if value not in known:
+                raise UnknownNameError(str(info.field_name).removesuffix("s"), value, known)
+        return values
+
+
+def template_names() -> tuple[str, ...]:
+    """Names of the templates that come with the package."""
+    return data_names(FOLDER)
+
+
+def load_template(name_or_path: str | Path) -> SpaceTemplate:
+    """A template by its name, or from a ``.yaml`` file.
+
+    Raises:
+        UnknownNameError: neither a template nor a file is called that, or a value in it names nothing.
+        SpaceError: the file is malformed.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name_or_path) not in template_names():
+            raise UnknownNameError("search space", str(name_or_path), template_names())
+        path = data_folder(FOLDER) / f"{name_or_path}.yaml"
+    return load_yaml(path, SpaceTemplate, SpaceError)
+
+
+def build_space(
+    graph: Graph,
+    spec: RuntimeSpec,
+    template: SpaceTemplate,
+    *,
+    objectives: Sequence[Objective] = (),
+    constraints: Sequence[Constraint] = (),
+) -> SearchSpace:
+    """Every choice that the template offers and the graph and the runtime can take.
+
+    Args:
+        graph: what is compressed.
+        spec: the runtime that will run it.
+        template: what to offer.
+        objectives: precisions that only make the file smaller are left out where no objective or constraint is about
+            its size.
+        constraints: likewise.
+
+    Raises:
+        SpaceError: nothing is left to choose; the message says why.
+    """
+    metrics = [*(o.metric for o in objectives), *(c.metric for c in constraints)]
+    size_counts = template.size_only == "always" or "size_bytes" in metrics
+    refused = _Refusals(len(graph.layers()))
+    wanted = [p for p in Precision if p in template.precisions or p is Precision.FP32]
+    precisions = [
+        Choice(
+            name=f"precision:{layer.name}",
+            kind="precision",
+            subject=layer.name,
+            options=tuple(
+                p.value
+                for p in wanted
+                if refused.allows(layer.name, p, spec.capability(layer.op_type, p), size_counts=size_counts)
+            ),
+        )
+        for layer in graph.layers()
+    ]
+    precisions = [choice for choice in precisions if choice.options]
+    offered = {Precision(str(option)) for choice in precisions for option in choice.options} or {Precision.FP32}
+    multiple = spec.multiple(Precision.INT8) if offered & _INTEGER else max(spec.multiple(p) for p in offered)
+    ratios, multiples = _ratio_choices(graph.groups(), multiple, template.ratios, refused)
+    others = _other_choices(template, integer=bool(offered & _INTEGER), prunes=bool(ratios))
+    every = [*precisions, *ratios]
+    if not any(len(choice.options) > 1 for choice in every):
+        reasons = [f"{r.option} for {r.subject}: {r.reason}" for r in refused.listed()]
+        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+        raise SpaceError(f"There is nothing to compress in this model on {spec.name} with {template.name!r}{why}.")
+    every += others
+    return SearchSpace(
+        choices=tuple(choice for choice in every if len(choice.options) > 1),
+        fixed=tuple(choice for choice in every if len(choice.options) == 1),
+        refused=refused.listed(),
+        channel_multiple=multiples,
+    )
+
+
+class _Refusals:
+    """What was ruled out, one line a reason however many layers it holds for."""
+
+    def __init__(self, n_layers: int) -> None:
+        self._n_layers = n_layers
+        self._subjects: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, subject: str, option: str, reason: str) -> None:
+        self._subjects.setdefault((option, reason), []).append(subject)
+
+    def allows(self, layer: str, precision: Precision, capability: Capability, *, size_counts: bool) -> bool:
+        """Whether a layer may take a precision; notes the reason where it may not."""
+        if not capability.supported:
+            self.add(layer, precision.value, capability.reason)
+        elif precision in SIZE_ONLY and not size_counts:
+            self.add(layer, precision.value, SIZE_ONLY_REASON)
+        else:
+            return True
+        return False
+
+    def listed(self) -> tuple[Refusal, ...]:
+        return tuple(
+            Refusal(subject=self._name(subjects, option), option=option, reason=reason)
+            for (option, reason), subjects in self._subjects.items()
+        )
+
+    def _name(self, subjects: list[str], option: str) -> str:
+        if option != "prune" and len(subjects) == self._n_layers:
+            return ALL_LAYERS
+        more = f" and {len(subjects) - 3} more" if len(subjects) > 3 else ""
+        return ", ".join(subjects[:3]) + more
+
+
+def _ratio_choices(
+    groups: Iterable[PruneGroup], multiple: int, template: RatioTemplate, refused: _Refusals
+) -> tuple[list[Choice], dict[str, int]]:
+    """A ratio choice for each group that can lose channels, and the multiple of every group's kept channels."""
+    choices: list[Choice] = []
+    multiples: dict[str, int] = {}
+    for group in groups:
+        if group.blocked is not None:
+            refused.add(group.name, "prune", group.blocked)
+            continue
+        step = group_multiple(group, multiple)
+        options = ratio_options(group.channels, step, template)
+        if len(options) == 1 and template.max_options > 1:
+            reason = (
+                f"a group of {group.channels} channels is one multiple of {step}"
+                if group.channels <= step
+                else f"a group of {group.channels} channels has no smaller width that the template allows"
+            )
+            refused.add(group.name, "prune", reason)
+            continue
+        if len(options) == 1:
+            continue
+        multiples[group.name] = step
+        choices.append(
+            Choice(name=f"ratio:{group.name}", kind="ratio", subject=group.name, options=options, ordered=True)
+        )
+    return choices, multiples
+
+
+def group_multiple(group: PruneGroup, multiple: int) -> int:
+    """The multiple of units that keeps a group aligned: less where a unit is several channels, or the group small.
+
+    A group of fewer than two multiples may be halved down to half a multiple, if that is 8 channels or more.
+    """
+    widths = [member.indices.shape[1] for member in group.members if member.role == "out"]
+    unit = min(widths, default=1)
+    step = max(1, multiple // math.gcd(multiple, unit))
+    half = step // 2
+    return half if group.channels < 2 * step and half * unit >= _SMALLEST_STEP else step
+
+
+def ratio_options(channels: int, multiple: int, template: RatioTemplate | None = None) -> tuple[float, ...]:
+    """Shares to remove so that a multiple of channels stays, ascending from 0.
+
+    Args:
+        channels: of the group; a width that is no multiple itself may stay whole.
+        multiple: of the kept channels.
+        template: how many options and how far down.
+
+    Returns:
+        Ratios for which :func:`~autocompress.core.layer.kept_channels` gives exactly the widths meant.
+    """
+    template = template or RatioTemplate()
+    least = max(multiple, math.ceil(channels * template.min_kept))
+    widths = [w for w in range(channels - 1, least - 1, -1) if w % multiple == 0]
+    if len(widths) > template.max_options - 1:
+        count = template.max_options - 1
+        # Evenly spread over the widths, the smallest always among them.
+        widths = [widths[math.ceil((i + 1) * len(widths) / count) - 1] for i in range(count)]
+    return (0.0, *(_exact_ratio(channels, width) for width in widths))
+
+
+def _exact_ratio(channels: int, width: int) -> float:
+    ratio = round(1.0 - width / channels, 6)
+    return ratio if kept_channels(channels, ratio) == width else 1.0 - width / channels
+
+
+def _other_choices(template: SpaceTemplate, *, integer: bool, prunes: bool) -> list[Choice]:
+    """How channels are ranked, how activations are calibrated, how pruned candidates are healed."""
+    choices: list[Choice] = []
+
+    def add(name: str, kind: Kind, subject: str, options: Iterable[str | float], *, ordered: bool = False) -> None:
+        unique = tuple(dict.fromkeys(options))
+        choices.append(Choice(name=name, kind=kind, subject=subject, options=unique, ordered=ordered))
+
+    if prunes:
+        add("importance", "importance", "importance", template.importance)
+    if integer:
+        add("calibrator", "calibrator", "calibrator", template.calibrators)
+    if prunes:
+        for field, options in template.distillation.model_dump().items():
+            add(f"distillation:{field}", "distillation", field, sorted(options), ordered=True)
+    return choices
