@@ -1,0 +1,31 @@
+"""``autocompress compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli.options import DataOption, ModelArgument, PlanOption, read_plan
+
+
+def compress(
+    model: ModelArgument,
+    plan: PlanOption,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the compressed .onnx file goes.")],
+    data: DataOption = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON of what was done to each layer and channel.")
+    ] = None,
+) -> None:
+    """Apply one plan to a model; without --data it only slices and packs."""
+    wanted = read_plan(plan)
+    from autocompress import api
+    from autocompress.cli.rows import size_text
+
+    result = api.compress(model, wanted, out=out, data=data, report=report)
+    size = result.get("size_bytes")
+    typer.echo(f"{out}: {size_text(size)}" if size is not None else str(out))
+    if report is not None:
+        typer.echo(f"report: {report}")

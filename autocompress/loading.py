@@ -1,0 +1,111 @@
+"""Shared by every verb: the model, the data and the target that a request names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autocompress.core.errors import DataError, MissingExtraError, TargetError
+from autocompress.core.target import RuntimeSpec, Target
+
+if TYPE_CHECKING:
+    from autocompress.evaluate.data import DataBundle
+    from autocompress.graph.model_graph import ModelGraph
+
+#: Runtimes that can run an artifact on the host.
+HOST_RUNTIMES = ("onnxruntime",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an artifact runs, or would run.
+
+    Args:
+        target: the hardware.
+        spec: the runtime on it.
+        measured: whether latency can be measured there now; otherwise it is estimated.
+    """
+
+    target: Target
+    spec: RuntimeSpec
+    measured: bool
+
+
+def load_graph(model: Any, data: DataBundle | None = None) -> ModelGraph:
+    """The graph of a model spec; ``demo`` is the embedded one. Example inputs come from ``data`` where needed.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        DataError: its inputs do not fit the data.
+    """
+    from autocompress.graph.importing import load_model
+
+    examples = None if data is None else data.train.batch(range(min(2, len(data.train))))[0]
+    if isinstance(model, str) and model == "demo":
+        import numpy as np
+
+        from autocompress.zoo.demo import demo_model
+
+        graph = load_model(demo_model(), (np.zeros((2, 1, 28, 28), np.float32),))
+    else:
+        graph = load_model(model, examples)
+    if data is not None:
+        check_inputs(graph, data)
+    return graph
+
+
+def check_inputs(graph: ModelGraph, data: DataBundle) -> None:
+    """Raise :class:`DataError` where the data's samples do not fit the graph's inputs."""
+    inputs, _ = data.train.batch(range(1))
+    if len(inputs) != len(graph.input_specs):
+        raise DataError(
+            f"The model has {len(graph.input_specs)} inputs ({', '.join(graph.input_names)}), "
+            f"but {data.name!r} gives {len(inputs)} a sample."
+        )
+    for spec, array in zip(graph.input_specs, inputs, strict=True):
+        sizes = list(zip(spec.shape[1:], array.shape[1:], strict=False))
+        if len(spec.shape) != array.ndim or any(a is not None and a != b for a, b in sizes):
+            raise DataError(
+                f"Input {spec.name!r} of the model has shape {_shape(spec.shape)}, "
+                f"but {data.name!r} gives samples of shape {_shape((None, *array.shape[1:]))}."
+            )
+        if array.dtype != spec.dtype:
+            raise DataError(f"Input {spec.name!r} of the model is {spec.dtype}, but {data.name!r} gives {array.dtype}.")
+
+
+def load_place(target: str, device: str | None = None, runtime: str | None = None) -> Place:
+    """The target with its runtime, and whether it can be measured.
+
+    Raises:
+        UnknownNameError: no such target or runtime.
+        TargetError: the device cannot be reached, or is not that target.
+        MissingExtraError: the runtime needs an extra.
+    """
+    from autocompress.hardware.profiles import load_target
+
+    if device not in (None, "local"):
+        from autocompress.measure.transports.local import open_transport
+
+        open_transport(str(device))
+    if device == "local" and target != "local":
+        raise TargetError(
+            f"The device 'local' is this machine, not {target!r}: give --target local to measure here, "
+            "or leave --device out for an estimate."
+        )
+    if runtime == "tvm":
+        raise MissingExtraError("The TVM runtime is not in this release; --runtime onnxruntime is.")
+    found = load_target(target) if target != "local" else _local()
+    spec = found.runtime(runtime)
+    return Place(target=found, spec=spec, measured=found.is_local and spec.name in HOST_RUNTIMES)
+
+
+def _local() -> Target:
+    """The host, with what ONNX Runtime was measured to run fast on it."""
+    from autocompress.hardware.profiles import local_target
+    from autocompress.measure.runtimes.probe import probe_int8
+
+    return local_target(probe_int8(threads=1).to_dict())
+
+
+def _shape(sizes: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("n" if size is None else str(size) for size in sizes) + ")"

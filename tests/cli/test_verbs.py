@@ -1,0 +1,134 @@
+"""The verbs end to end, on a small network from a user's own file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autocompress.cli.app import run
+
+NETS = """
+import torch
+from torch import nn
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    ).eval(), torch.zeros(2, 3, 12, 12)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``nets.py``, unlabelled data and a plan; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.normal(size=(96, 3, 12, 12)).astype(np.float32))
+    (tmp_path / "prune.json").write_text(json.dumps({"prune": {"*": 0.5}, "importance": "l1"}))
+    return tmp_path
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert run([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_targets_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {target["name"] for target in _json(capsys, "targets")}
+    assert {"local", "jetson-nano", "raspberry-pi-4b", "raspberry-pi-5", "x86-avx2", "x86-avx512-vnni"} <= names
+
+
+def test_a_target_says_what_it_refuses_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    runtimes = _json(capsys, "targets", "jetson-nano")["runtimes"]
+    refused = [
+        c for r in runtimes.values() for c in r["capabilities"] if c["precision"] == "int8" and not c["supported"]
+    ]
+    assert refused
+    assert all(c["reason"] for c in refused)
+    assert run(["targets", "jetson-nano"]) == 0
+    assert "refused" in capsys.readouterr().out
+
+
+def test_an_unknown_target_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["targets", "jetson-nanno"]) == 2
+    assert "did you mean 'jetson-nano'" in capsys.readouterr().err
+
+
+def test_doctor_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    checks = _json(capsys, "doctor")
+    assert checks
+    assert all({"check", "ok", "found", "advice"} <= check.keys() for check in checks)
+
+
+def test_analyze_shows_layers_and_groups(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, "analyze", "nets.py:net")
+    assert [layer["op_type"] for layer in found["layers"]] == ["Conv", "Conv", "Gemm"]
+    assert any(group["channels"] == 16 for group in found["groups"])
+
+
+def test_compress_reports_what_was_kept_and_measure_compares(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "none.json").write_text("{}")
+    assert run(["compress", "nets.py:net", "--plan", "none.json", "--out", "a.onnx"]) == 0
+    assert run(["compress", "nets.py:net", "--plan", "prune.json", "--out", "b.onnx", "--report", "r.json"]) == 0
+    report = json.loads((place / "r.json").read_text())
+    assert {"layers", "kept", "size_bytes"} <= report.keys()
+    assert report["size_bytes"] == (place / "b.onnx").stat().st_size < (place / "a.onnx").stat().st_size
+    rows = _json(capsys, "measure", "a.onnx", "b.onnx", "--target", "local")
+    assert len(rows) == 2
+    assert all(row["provenance"] == "measured" and "ratio" in row and "fingerprint" in row for row in rows)
+
+
+def test_predict_is_an_estimate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, "predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano")
+    assert "estimated" in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["analyze", "nets.py:nett"], "net"),
+        (["analyze", "missing.onnx"], "missing.onnx"),
+        (["compress", "nets.py:net", "--plan", "wrong.json", "--out", "x.onnx"], "3"),
+        (["search", "--model", "nets.py:net", "--data", "npz:none.npz", "--out", "r"], "none.npz"),
+        (["search", "--sampler", "tpee", "--out", "r"], "tpe"),
+        (["report", "nowhere"], "nowhere"),
+        (["export", "nowhere", "--pick", "best", "--out", "o"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], named: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "wrong.json").write_text(json.dumps({"layers": {"33": {"weight_bits": 8, "activation_bits": 32}}}))
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert named in error
+
+
+@pytest.mark.slow
+def test_a_search_on_the_users_own_model_resumes_and_exports(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "--model", "nets.py:net", "--data", "npz:data.npz", "--target", "jetson-nano", "--out", "run"]
+    assert run([*command, "--trials", "3"]) == 0
+    assert "int8" in capsys.readouterr().out, "the refusal of int8 is said"
+    assert run([*command, "--trials", "5"]) == 0
+    with (place / "run" / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["number"] for row in rows] == [str(i) for i in range(5)]
+    assert "fidelity" in rows[0]
+    assert "estimated_latency_ms" in rows[0]
+    assert "latency_ms" not in rows[0]
+    assert run(["report", "run"]) == 0
+    assert run(["export", "run", "--pick", "best", "--out", "deploy"]) == 0
+    assert (place / "deploy" / "model.onnx").is_file()
