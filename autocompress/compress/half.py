@@ -9,7 +9,7 @@ import onnx_ir as ir
 from autocompress.compress.edit import Editor
 from autocompress.compress.weight_only import to_float16
 
-#: Operators that go on in float16 where all their activations are.
+#: Operators that go on in float16 where all their activations are there in it.
 FOLLOWERS = frozenset(
     {"Add", "Sub", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Concat",
      "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
@@ -28,12 +28,15 @@ def to_half(graph: ir.Graph, layers: Collection[ir.Node], editor: Editor) -> Non
     wanted = set(layers)
     inside: set[ir.Node] = set()
     half: dict[ir.Value, None] = {}
+    lowered: set[ir.Value] = set()
     for node in graph:
         floats = [v for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT and not v.is_initializer()]
-        follows = node.op_type in FOLLOWERS and bool(floats) and all(v in half for v in floats)
-        if node in wanted or follows:
+        # A shortcut from outside is cast for the layer that it leads around anyway; the sum goes on in float16.
+        known = all(v in half or v in lowered for v in floats) and any(v in half for v in floats)
+        if node in wanted or (node.op_type in FOLLOWERS and known):
             inside.add(node)
-            half.update(dict.fromkeys(node.outputs))
+            lowered.update(v for v in floats if v not in half)
+            half.update({v: None for v in node.outputs if v.dtype == ir.DataType.FLOAT})
     _enter([node for node in graph if node in inside], half, editor)
     for value in half:
         # Types are shared between a graph and its clones: a new one, never a change of the old.

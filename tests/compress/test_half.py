@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -11,6 +12,7 @@ from autocompress.compress.quantize import quantize
 from autocompress.core.errors import CandidateError
 from autocompress.core.plan import LayerPlan
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.graph.normalizing import normalize
 
 HALF = LayerPlan(weight_bits=16, activation_bits=16)
 Run = Callable[[ModelGraph, Any], Any]
@@ -24,6 +26,27 @@ def half(graph: ModelGraph, *layers: str) -> ModelGraph:
 def casts(graph: ModelGraph) -> list[tuple[str, str]]:
     found = [node for node in graph.model.graph if node.op_type == "Cast"]
     return [(str(n.inputs[0].name), str(ir.DataType(n.attributes["to"].as_int()))) for n in found if n.inputs[0]]
+
+
+@pytest.fixture
+def small_pool() -> ModelGraph:
+    """A convolution and a MaxPool that tells where it found its maxima."""
+    helper, kind = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a.weight"], ["a"], name="n_a"),
+            helper.make_node("MaxPool", ["a"], ["pooled", "where"], name="n_pooled", kernel_shape=[2, 2]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", kind.FLOAT, ["batch", 3, 8, 8])],
+        [
+            helper.make_tensor_value_info("pooled", kind.FLOAT, None),
+            helper.make_tensor_value_info("where", kind.INT64, None),
+        ],
+        [onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "a.weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return ModelGraph(normalize(ir.from_proto(model)))
 
 
 def test_a_whole_net_is_one_island(small: ModelGraph, images: Any, run_graph: Run) -> None:
@@ -68,6 +91,21 @@ def test_an_operator_without_float16_ends_the_island(net: Any, images: Any, run_
     found = half(graph)
     assert casts(found) == [("x", "FLOAT16"), ("a", "FLOAT"), ("e", "FLOAT16"), ("b_inner", "FLOAT")]
     np.testing.assert_allclose(run_graph(found, images), run_graph(graph, images), atol=0.02)
+
+
+def test_an_operator_that_reads_only_what_an_island_reads_stays_outside(net: Any) -> None:
+    made = net(3, 8, 8)
+    made.node("Relu", [made.conv("x", "a", 8, 3)], "ra")
+    made.node("Sigmoid", ["ra"], "gate")
+    found = half(made.graph(made.conv("ra", "b", 4, 8), made.node("Add", ["gate", "ra"], "both")), "b")
+    assert casts(found) == [("ra", "FLOAT16"), ("b_inner", "FLOAT")]
+
+
+def test_the_integer_output_of_an_operator_inside_keeps_its_type(small_pool: ModelGraph) -> None:
+    made = half(small_pool, "a")
+    kinds = {str(v.name): v.dtype for node in made.model.graph for v in node.outputs}
+    assert kinds["where"] == ir.DataType.INT64
+    assert casts(made) == [("x", "FLOAT16"), ("pooled_inner", "FLOAT")]
 
 
 def test_a_constant_past_float16_is_refused(net: Any) -> None:
