@@ -2,42 +2,401 @@
 
 from __future__ import annotations
 
-import os
-import time
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autocompress import loading
 from autocompress.compress.apply import Compressor
-from autocompress.core.errors import Interrupted
-from autocompress.core.measurement import CAREFUL, TimingPolicy
-from autocompress.core.objective import Constraint, Objective
-from autocompress.core.pareto import ParetoFront
+from autocompress.core.errors import Interrupted, RunFolderError, UserError
+from autocompress.core.measurement import CAREFUL, Measurement, TimingPolicy
+from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
+from autocompress.core.pareto import ParetoFront, constrained_front
 from autocompress.core.plan import CompressionPlan
-from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest
+from autocompress.core.protocols import Artifact
+from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest, SilentObserver
+from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.accuracy import QualityEvaluator
-from autocompress.evaluate.evaluator import CandidateEvaluator
+from autocompress.evaluate.data import DataBundle, load_data
+from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
 from autocompress.evaluate.finalists import quality_with_test, remeasure
-from autocompress.evaluate.latency import EstimatedLatency, LatencyScorer, MeasuredLatency
+from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.host import host_fingerprint, usable_cores
+from autocompress.loading import Place, load_graph, load_place
+from autocompress.measure.latency import reference_level_ms
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.recover.staged import StagedHealing
-from autocompress.report.html import write_report
+from autocompress.report.progress import hypervolume_share
 from autocompress.report.tables import write_trials
 from autocompress.search.recipes import recipes
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers import check_sampler, make_sampler
 from autocompress.search.space_builder import build_space, load_template
 from autocompress.search.tuner import Budget, StopReason, tune
 from autocompress.store.front_keeper import FrontKeeper
+from autocompress.store.manifest import check_same_inputs, make_manifest
 from autocompress.store.optuna_store import OptunaStore
 from autocompress.store.run_dir import RunFolder
+from autocompress.store.run_log import LoggedObserver
 
 #: Trials where the user set neither a number nor a time.
 DEFAULT_TRIALS = 100
-#: Share of a time budget kept for re-measuring the front, at most.
+#: Shares of a time budget: for re-measuring the front at most, and for sensitivities.
 FINAL_SHARE = 0.2
+SENSITIVITY_SHARE = 0.12
+#: Seconds besides the timing itself that re-measuring one file takes: a fresh process loads two models.
+_FRESH_START = 1.5
+_REFERENCE = TimingPolicy(block_ms=40.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
+_SHORTEST_FINAL = 1.5
+OBJECTIVES = (*QUALITY_METRICS, "latency_ms", "size_bytes")
+
+
+def run_search(request: SearchRequest, observer: SearchObserver | None = None) -> SearchOutcome:
+    """Search, or go on with the search that the run folder holds; everything is on disk when this returns.
+
+    Args:
+        request: what to do.
+        observer: watches, and may ask to stop.
+
+    Raises:
+        UserError: something in the request is wrong; nothing that was computed is lost.
+    """
+    prepared = _prepare(request)
+    path = request.out or _usual_folder(request)
+    with RunFolder.create_or_open(path, {**request.to_dict(), "out": str(path)}) as run:
+        watched = LoggedObserver(observer or SilentObserver(), run.log)
+        return _Search(prepared, run, watched).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """Whatever can be refused before the disk is touched."""
+
+    request: SearchRequest
+    budget: Budget
+    place: Place
+    data: DataBundle
+    graph: ModelGraph
+    objectives: tuple[Objective, ...]
+    space: SearchSpace
+
+
+def _prepare(request: SearchRequest) -> _Prepared:
+    budget = Budget(
+        trials=request.trials if request.trials or request.budget_seconds else DEFAULT_TRIALS,
+        seconds=request.budget_seconds,
+    )
+    check_sampler(request.sampler)
+    template = load_template(request.space)
+    place = load_place(request.target, request.device, request.runtime)
+    data = load_data(request.data)
+    metric = data.metric
+    if data.labelled and "fidelity" in request.objectives:
+        data, metric = data.without_labels(), "fidelity"
+    objectives = _objectives(request, metric)
+    graph = load_graph(request.model, data)
+    sized = [Constraint(metric="size_bytes", bound=1.0)] if request.max_size_mb else []
+    space = build_space(graph, place.spec, template, objectives=objectives, constraints=sized)
+    return _Prepared(
+        request=request, budget=budget, place=place, data=data, graph=graph, objectives=objectives, space=space
+    )
+
+
+class _Search:
+    """The run in flight."""
+
+    def __init__(self, prepared: _Prepared, run: RunFolder, observer: LoggedObserver) -> None:
+        self._request = request = prepared.request
+        self._budget = prepared.budget
+        self._place = place = prepared.place
+        self._data = data = prepared.data
+        self._graph = graph = prepared.graph
+        self._objectives = prepared.objectives
+        self._space = prepared.space
+        self._run = run
+        self._observer = observer
+        self._before = 0.0
+        self._messages: list[str] = []
+        sample = data.train.batch(range(1))[0]
+        self._threads = request.threads or place.spec.threads
+        self._sample = sample
+        self._timer = OnnxRuntime(threads=self._threads, sample=sample)
+        # Accuracy does not depend on threads; sleeping ones leave the timed session alone.
+        self._runner = OnnxRuntime(threads=usable_cores(), spinning=False)
+        self._reference = self._runner.build(graph)
+        self._quality = QualityEvaluator(self._runner, data.validation, self._reference, seed=request.seed)
+        self._compressor = Compressor(
+            graph,
+            dataset=data.train,
+            activation_type=place.spec.activation_type,
+            reduce_range=place.spec.reduce_range,
+            seed=request.seed,
+        )
+
+    def run(self) -> SearchOutcome:
+        """All of it; see :func:`run_search`."""
+        manifest = self._open()
+        quality = self._quality.score(self._reference)
+        constraints = _constraints(self._request, quality)
+        latency, figure = self._latency(manifest)
+        manifest["objectives"] = [o.metric for o in self._objectives]
+        manifest["constraints"] = [[c.metric, c.bound] for c in constraints]
+        self._run.write_json(self._run.manifest, manifest)
+        word = "" if self._place.measured else "estimated_"
+        self._observer.on_space(
+            self._space,
+            {
+                quality.metric: quality.value,
+                f"{word}latency_ms": figure,
+                "size_bytes": self._graph.size_bytes(),
+            },
+        )
+        self._say_where()
+        with OptunaStore(
+            self._run.study, objectives=self._objectives, space=self._space, constraints=constraints
+        ) as store:
+            self._before = sum(sum(t.stage_seconds.values()) for t in store.trials())
+            if self._run.resumed and store.trials():
+                self._observer.on_message(f"Going on after {len(store.trials())} trials in {self._run.path}.")
+            if self._budget.seconds is not None:
+                self._budget.seconds = max(0.0, self._budget.seconds - self._before)
+            keeper = FrontKeeper(
+                self._run, objectives=self._objectives, constraints=constraints, history=store.trials()
+            )
+            if self._budget.seconds is not None:
+                limit = self._budget.seconds
+                self._budget.reserve_seconds = lambda: _reserve(limit, keeper, measured=self._place.measured)
+            reason = self._tune(store, keeper, latency, constraints)
+            self._messages.append(f"The search ended because {reason}.")
+            stopped = reason is StopReason.ASKED
+            if not stopped:
+                stopped = not self._finish(keeper, float(manifest.get("reference_ms", 0.0)))
+            if stopped and self._place.measured:
+                self._messages.append("The front was not measured again; the same command goes on from here.")
+            record = record_of(self._run, store.trials(), self._objectives, constraints)
+        if not record.feasible:
+            limits = " and ".join(str(c) for c in constraints)
+            self._messages.append(f"No trial has {limits}; the nearest are shown.")
+        write_documents(self._run, record)
+        outcome = outcome_of(self._run, record, self._messages)
+        self._observer.on_done(outcome)
+        return outcome
+
+    def _open(self) -> dict[str, Any]:
+        """The manifest: written for a new run, checked against for one that goes on."""
+        run, known = self._run, self._run.read_json(self._run.manifest)
+        fresh = make_manifest(
+            model_digest=self._graph.digest,
+            data_digest=self._data.digest,
+            seed=self._request.seed,
+            host=host_fingerprint(),
+            extra={"target": self._place.target.to_dict() if self._place.measured else self._place.target.name},
+        )
+        check_same_inputs(known, fresh)
+        if known is not None:
+            if self._place.measured and known.get("host") != fresh["host"]:
+                raise RunFolderError(
+                    f"{str(run.path)!r} was measured on {known.get('host')!r}, but this machine is {fresh['host']!r}; "
+                    "latencies of two machines do not mix: choose another --out."
+                )
+            return {**fresh, **known}
+        run.baseline.parent.mkdir(parents=True, exist_ok=True)
+        self._graph.save(run.baseline)
+        write_space(run, self._space)
+        return fresh
+
+    def _latency(self, manifest: dict[str, Any]) -> tuple[LatencyScorer, float]:
+        """How candidates get their latency, and that of the uncompressed model, milliseconds."""
+        place = self._place
+        if not place.measured:
+            model = Roofline(place.target, place.spec)
+            value = model.estimate(self._graph, CompressionPlan()).value
+            return EstimatedLatency(model=model, graph=self._graph), value
+        baseline = self._timer.build(self._graph)
+        if "reference_ms" not in manifest:
+            self._observer.on_stage(-1, "uncompressed model", "latency")
+            timing = self._timer.time(baseline, baseline, _REFERENCE)
+            manifest["reference_ms"] = reference_level_ms(timing)
+        value = float(manifest["reference_ms"])
+        scorer = MeasuredLatency(runtime=self._timer, baseline=baseline, reference_ms=value, target=place.target.name)
+        return scorer, value
+
+    def _say_where(self) -> None:
+        place = self._place
+        if place.measured:
+            threads = f"{self._threads} thread{'s' * (self._threads != 1)}"
+            self._observer.on_message(f"Latencies are measured on this machine with {threads}, batch 1.")
+        else:
+            self._observer.on_message(
+                f"No {place.target.name} is attached: latencies are ESTIMATED from its profile for {place.spec.name}."
+            )
+        self._observer.on_message(f"Run folder: {self._run.path}")
+
+    def _tune(
+        self, store: OptunaStore, keeper: FrontKeeper, latency: LatencyScorer, constraints: Sequence[Constraint]
+    ) -> StopReason:
+        stop = self._observer.should_stop
+        reason = StopReason.ASKED if stop() else self._budget.spent(len(store.trials()))
+        if reason is not None:
+            return reason
+        found = self._sensitivities()
+        evaluator = CandidateEvaluator(
+            compressor=self._compressor,
+            healing=StagedHealing(self._graph, self._data.train, seed=self._request.seed, should_stop=stop),
+            build=self._runner.build,
+            quality=self._quality,
+            latency=latency,
+            objectives=self._objectives,
+            constraints=constraints,
+            history=store.trials(),
+            keep=keeper.keep,
+            on_stage=self._observer.on_stage,
+            should_stop=stop,
+        )
+        proposer = make_sampler(
+            self._request.sampler, self._space, store, self._objectives, constraints, seed=self._request.seed
+        )
+        return tune(
+            evaluator=evaluator,
+            store=store,
+            proposer=proposer,
+            seeds=recipes(self._space, self._graph, found),
+            budget=self._budget,
+            on_trial=lambda trial: self._tell(trial, store.trials(), constraints),
+            should_stop=stop,
+        )
+
+    def _tell(self, trial: Trial, trials: Sequence[Trial], constraints: Sequence[Constraint]) -> None:
+        front, _ = constrained_front(trials, self._objectives, constraints)
+        share = hypervolume_share(trials, self._objectives, trials[0]) if _scored(trials[0], self._objectives) else 0.0
+        elapsed = self._before + self._budget.elapsed()
+        self._observer.on_trial(trial, front, share, elapsed, self._request.budget_seconds)
+        write_trials(self._run.trials_csv, trials, front)
+
+    def _sensitivities(self) -> dict[str, dict[str, float]]:
+        """One at a time, from the run folder where an earlier session took them."""
+        known = self._run.read_json(self._run.sensitivities)
+        if known is not None:
+            return dict(known)
+        seconds = self._budget.seconds
+        found = sensitivities(
+            self._space.choices,
+            build=self._draft,
+            reference=self._reference,
+            dataset=self._data.train,
+            seed=self._request.seed,
+            budget_seconds=None if seconds is None else SENSITIVITY_SHARE * seconds,
+            on_progress=lambda done, total: self._observer.on_stage(-1, f"{done} of {total}", "sensitivities"),
+            should_stop=self._observer.should_stop,
+        )
+        if not self._observer.should_stop():
+            self._run.write_json(self._run.sensitivities, found)
+        return found
+
+    def _draft(self, plan: CompressionPlan) -> Artifact:
+        return self._runner.build(self._compressor.finish(self._compressor.pruned(plan), plan, draft=True))
+
+    def _finish(self, keeper: FrontKeeper, reference_ms: float) -> bool:
+        """Score the front on the test set and time it again; whether all of it was done."""
+        finalists = keeper.finalists()
+        fresh = [(trial, path) for trial, path in finalists if not keeper.is_final(trial)]
+        if not fresh:
+            return True
+        try:
+            tested = self._tested(fresh)
+            if self._place.measured:
+                tested = self._measured_again(tested, reference_ms)
+        except Interrupted:
+            return False
+        last = {trial.number: trial for trial, _ in (*finalists, *tested)}
+        keeper.finish(list(last.values()))
+        return True
+
+    def _tested(self, finalists: Sequence[tuple[Trial, Path]]) -> list[tuple[Trial, Path]]:
+        """Test quality of the very files."""
+        if self._data.test is None:
+            return list(finalists)
+        metric = self._quality.metric
+        quality = QualityEvaluator(self._runner, self._data.test, self._reference)
+        found = []
+        for trial, path in finalists:
+            if self._observer.should_stop():
+                raise Interrupted
+            self._observer.on_stage(-1, trial.candidate.label, f"test {metric}")
+            found.append((quality_with_test(trial, metric, quality.score(self._runner.build(path))), path))
+        return found
+
+    def _measured_again(self, finalists: Sequence[tuple[Trial, Path]], reference_ms: float) -> list[tuple[Trial, Path]]:
+        policy = CAREFUL
+        if self._budget.seconds is not None:
+            seconds = FINAL_SHARE * self._budget.seconds / len(finalists) - _FRESH_START
+            limit = min(CAREFUL.max_seconds, max(_SHORTEST_FINAL, seconds))
+            policy = replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 30.0)
+        trials = remeasure(
+            finalists,
+            self._run.baseline,
+            reference_ms=reference_ms,
+            target=self._place.target.name,
+            threads=self._threads,
+            policy=policy,
+            sample=self._sample,
+            on_file=lambda trial: self._observer.on_stage(-1, trial.candidate.label, "time again"),
+            should_stop=self._observer.should_stop,
+        )
+        front = ParetoFront.of(trials, self._objectives)
+        self._messages.append(
+            f"Measured again in fresh processes: {len(front.trials)} of {len(trials)} points stay on the front."
+        )
+        return [(trial, path) for trial, (_, path) in zip(trials, finalists, strict=True)]
+
+
+def _objectives(request: SearchRequest, metric: str) -> tuple[Objective, ...]:
+    """The quality metric that the data allows first, then the rest as asked."""
+    for name in request.objectives:
+        if name not in OBJECTIVES:
+            raise UserError(f"{name!r} is not measured in this release; objectives are {', '.join(OBJECTIVES)}.")
+    rest = [name for name in request.objectives if name not in QUALITY_METRICS]
+    return tuple(Objective(metric=name) for name in (metric, *rest))
+
+
+def _constraints(request: SearchRequest, baseline: Measurement) -> list[Constraint]:
+    found = []
+    if request.max_accuracy_drop is not None:
+        # Shares of samples are rounded: a drop of exactly the limit is within it.
+        found.append(Constraint(metric=baseline.metric, bound=baseline.value - request.max_accuracy_drop - 1e-9))
+    if request.max_latency_ms is not None:
+        found.append(Constraint(metric="latency_ms", bound=request.max_latency_ms))
+    if request.max_size_mb is not None:
+        found.append(Constraint(metric="size_bytes", bound=request.max_size_mb * 1e6))
+    return found
+
+
+def _scored(trial: Trial, objectives: Sequence[Objective]) -> bool:
+    return all(o.metric in trial.measurements for o in objectives)
+
+
+def _reserve(limit: float, keeper: FrontKeeper, *, measured: bool) -> float:
+    """Seconds to keep back for the front."""
+    count = sum(not keeper.is_final(trial) for trial, _ in keeper.finalists())
+    each = _FRESH_START + CAREFUL.max_seconds if measured else 0.5
+    return min(FINAL_SHARE * limit, count * each)
+
+
+def _usual_folder(request: SearchRequest) -> Path:
+    """Where a search without --out goes: the same command finds its folder again."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(request.model.rpartition("/")[2]).name).strip("-").lower() or "model"
+    base = Path("runs") / f"{stem}-{request.target}"
+    return next(path for path in _numbered(base) if RunFolder.may_hold(path, request.to_dict()))
+
+
+def _numbered(base: Path) -> Any:
+    yield base
+    number = 2
+    while True:
+        yield base.with_name(f"{base.name}-{number}")
+        number += 1

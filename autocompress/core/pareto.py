@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.core.errors import UnknownNameError, UserError
-from autocompress.core.objective import METRICS, Objective
+from autocompress.core.objective import METRICS, Constraint, Objective
 from autocompress.core.trial import Trial, TrialState
 
+#: Trials shown where no trial respects the constraints.
+NEAREST_MISSES = 3
 _CLAUSE = re.compile(r"^\s*([a-z_]+)\s*(<=|>=|==|<|>)\s*([-+0-9.eE]+)\s*$")
 
 
@@ -138,6 +140,37 @@ class ParetoFront:
         """Hypervolume against ``reference``, given in the objectives' natural directions."""
         point = np.array([o.loss(r) for o, r in zip(self.objectives, reference, strict=True)])
         return hypervolume(loss_matrix(self.trials, self.objectives), point)
+
+
+def constrained_front(
+    trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> tuple[ParetoFront, bool]:
+    """The front of the trials that respect every constraint; where none does, the trials that miss them by least.
+
+    Args:
+        trials: of any state; only complete ones count.
+        objectives: what dominates what.
+        constraints: a trial without a constraint's metric breaks it.
+
+    Returns:
+        The front and whether its trials respect the constraints. Nearest misses are at most :data:`NEAREST_MISSES`,
+        by the sum of their violations as shares of the bounds.
+    """
+    done = [t for t in trials if t.state is TrialState.COMPLETE]
+    misses = [sum(_miss(t, c) for c in constraints) for t in done]
+    fitting = [t for t, miss in zip(done, misses, strict=True) if miss <= 0]
+    if fitting or not done:
+        return ParetoFront.of(fitting, objectives), True
+    order = np.argsort(np.array(misses), kind="stable")[:NEAREST_MISSES]
+    nearest = [done[i] for i in order]
+    losses = loss_matrix(nearest, objectives)
+    return ParetoFront(objectives=tuple(objectives), trials=tuple(nearest[i] for i in np.lexsort(losses.T))), False
+
+
+def _miss(trial: Trial, constraint: Constraint) -> float:
+    if constraint.metric not in trial.measurements:
+        return float("inf")
+    return max(0.0, constraint.violation(trial.value(constraint.metric))) / max(abs(constraint.bound), 1e-12)
 
 
 def loss_matrix(trials: Sequence[Trial], objectives: Sequence[Objective]) -> NDArray[np.float64]:

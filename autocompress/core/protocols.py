@@ -42,7 +42,9 @@ class Dataset(Protocol):
 class Artifact(Protocol):
     """A model that a runtime has loaded and can run."""
 
-    size_bytes: int
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file."""
 
     def run(self, inputs: Batch) -> list[NDArray[Any]]:
         """Outputs for one batch."""
@@ -59,8 +61,8 @@ class Runtime(Protocol):
     def build(self, graph: Any) -> Artifact:
         """Load a ModelGraph or a path to an artifact, ready to run."""
 
-    def time(self, candidate: Artifact, reference: Artifact, policy: TimingPolicy) -> PairedTiming:
-        """Time both, interleaved, on one sample."""
+    def time(self, candidate: Any, reference: Any, policy: TimingPolicy) -> PairedTiming:
+        """Time two artifacts that :meth:`build` made, interleaved, on one sample."""
 
 
 class CostModel(Protocol):

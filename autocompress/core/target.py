@@ -94,6 +94,8 @@ class RuntimeSpec:
         activation_type: ``uint8`` or ``int8``: what its integer kernels want for activations.
         launch_overhead_us: fixed cost of an operator, microseconds.
         threads: default thread count.
+        reduce_range: whether its 8-bit weights must stay within 7 bits: uint8 x int8 kernels that add pairs of products
+            in saturating 16 bits give wrong sums otherwise.
     """
 
     name: str
@@ -102,6 +104,7 @@ class RuntimeSpec:
     activation_type: str = "uint8"
     launch_overhead_us: float = 5.0
     threads: int = 1
+    reduce_range: bool = False
 
     def capability(self, op_type: str, precision: Precision) -> Capability:
         """The capability of an operator, falling back to ``"*"``, else refused."""
@@ -171,6 +174,7 @@ class Target:
                     "activation_type": r.activation_type,
                     "launch_overhead_us": r.launch_overhead_us,
                     "threads": r.threads,
+                    "reduce_range": r.reduce_range,
                 }
                 for r in self.runtimes.values()
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -68,3 +68,7 @@ class Trial:
     def value(self, metric: str) -> float:
         """Value of one metric; KeyError where it was not taken."""
         return self.measurements[metric].value
+
+    def replace(self, **changes: Any) -> Trial:
+        """A copy with some fields changed."""
+        return replace(self, **changes)

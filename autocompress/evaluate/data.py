@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,6 +21,7 @@ from autocompress.evaluate.datasets import (
     ArrayDataset,
     Normalization,
     SubsetDataset,
+    UnlabelledDataset,
     dataset_digest,
     subset,
 )
@@ -70,6 +71,11 @@ class DataBundle:
     def metric(self) -> str:
         """``accuracy`` with labels, else ``fidelity``."""
         return "accuracy" if self.labelled else "fidelity"
+
+    def without_labels(self) -> DataBundle:
+        """The same samples scored by ``fidelity``; training keeps its labels, which only importance reads."""
+        test = None if self.test is None else UnlabelledDataset(self.test)
+        return replace(self, validation=UnlabelledDataset(self.validation), test=test)
 
 
 def load_data(spec: str) -> DataBundle:

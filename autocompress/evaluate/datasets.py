@@ -129,6 +129,31 @@ class SubsetDataset:
         return hashlib.sha256(dataset_digest(self.dataset).encode() + self.indices.tobytes()).hexdigest()[:16]
 
 
+class UnlabelledDataset:
+    """Another data set without its labels.
+
+    Args:
+        dataset: the labelled one.
+    """
+
+    labelled = False
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.name = dataset.name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Indices) -> tuple[Batch, None]:
+        """Inputs of ``indices``."""
+        return self.dataset.batch(indices)[0], None
+
+    def digest(self) -> str:
+        """16 hexadecimal digits, other than those of the labelled set."""
+        return hashlib.sha256(f"unlabelled {dataset_digest(self.dataset)}".encode()).hexdigest()[:16]
+
+
 class IndexedDataset:
     """Adapts anything with ``__getitem__`` and ``__len__``, such as a map-style ``torch.utils.data.Dataset``.
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from autocompress.core.errors import Interrupted
 from autocompress.core.measurement import Measurement, TimingPolicy
+from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
-from autocompress.measure.fresh_process import measure_files
+from autocompress.measure.fresh_process import measure_pair
 from autocompress.measure.latency import latency_measurement
 
 
@@ -20,7 +22,9 @@ def remeasure(
     target: str,
     threads: int,
     policy: TimingPolicy,
+    sample: Batch | None = None,
     on_file: Callable[[Trial], None] = lambda trial: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trial]:
     """Time each finalist's file against the baseline's in a process of its own.
 
@@ -33,18 +37,25 @@ def remeasure(
         target: name that the measurements carry.
         threads: of the runtime.
         policy: of each comparison.
+        sample: inputs to time with, each ``(n, ...)``; random ones where None.
         on_file: called before each.
+        should_stop: asked before each.
 
     Returns:
         The trials with their new ``latency_ms``.
+
+    Raises:
+        Interrupted: ``should_stop`` said so; what was measured is lost.
     """
     result = []
     for trial, path in finalists:
+        if should_stop():
+            raise Interrupted
         on_file(trial)
-        timing = measure_files([baseline, path], threads=threads, policy=policy)[1]
-        measured = latency_measurement(
-            timing.timing, reference_ms=reference_ms, target=target, runtime=timing.runtime
-        )
+        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample)
+        about = {**timing.details, "fingerprint": timing.fingerprint}
+        measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
+        measured = replace(measured, runtime=timing.runtime)
         searched = trial.measurements["latency_ms"]
         measured = replace(measured, details={**measured.details, "searched": searched.value})
         result.append(replace(trial, measurements={**trial.measurements, "latency_ms": measured}))

@@ -116,6 +116,8 @@ def onnxruntime_spec(
         activation_type=str(known.get("activation_type") or "uint8"),
         launch_overhead_us=_LAUNCH_US,
         threads=threads,
+        # Without VNNI, uint8 x int8 kernels add pairs of products in saturating 16 bits (vpmaddubsw).
+        reduce_range=best_isa(isa) in ("avx2", "avx512"),
     )
 
 

@@ -140,23 +140,58 @@ def measure_files(
         if not file.is_file():
             raise ModelError(f"There is no model file {str(file)!r}.")
     device = open_transport() if transport is None else transport
-    timings = []
-    for given, file in zip(paths, files, strict=True):
-        request = {
-            "candidate": str(file.resolve()),
-            "reference": str(files[0].resolve()),
-            "threads": threads,
-            "spinning": spinning,
-            "policy": asdict(policy),
-            "sample": None if sample is None else [_array_dict(array) for array in sample],
-        }
-        limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
-        output = device.run_module(__name__, json.dumps(request), timeout_seconds=limit)
-        answer = json.loads(output.splitlines()[-1])
-        if "error" in answer:
-            raise ModelError(f"{str(file)!r}: {answer['error']}")
-        timings.append(FileTiming.from_dict({**answer, "path": str(given)}))
-    return timings
+    return [
+        _measure_pair(
+            given, files[0], threads=threads, policy=policy, spinning=spinning, sample=sample, transport=device
+        )
+        for given in paths
+    ]
+
+
+def measure_pair(
+    candidate: str | PathLike[str],
+    reference: str | PathLike[str],
+    *,
+    threads: int = 1,
+    policy: TimingPolicy = CAREFUL,
+    sample: Batch | None = None,
+) -> FileTiming:
+    """Time one file against another in a fresh process on this machine; see :func:`measure_files`."""
+    return _measure_pair(
+        candidate,
+        Path(reference),
+        threads=threads,
+        policy=policy,
+        spinning=True,
+        sample=sample,
+        transport=open_transport(),
+    )
+
+
+def _measure_pair(
+    candidate: str | PathLike[str],
+    reference: Path,
+    *,
+    threads: int,
+    policy: TimingPolicy,
+    spinning: bool,
+    sample: Batch | None,
+    transport: Transport,
+) -> FileTiming:
+    request = {
+        "candidate": str(Path(candidate).resolve()),
+        "reference": str(reference.resolve()),
+        "threads": threads,
+        "spinning": spinning,
+        "policy": asdict(policy),
+        "sample": None if sample is None else [_array_dict(array) for array in sample],
+    }
+    limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
+    output = transport.run_module(__name__, json.dumps(request), timeout_seconds=limit)
+    answer = json.loads(output.splitlines()[-1])
+    if "error" in answer:
+        raise ModelError(f"{str(candidate)!r}: {answer['error']}")
+    return FileTiming.from_dict({**answer, "path": str(candidate)})
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:

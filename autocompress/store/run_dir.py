@@ -78,6 +78,22 @@ class RunFolder:
             raise RunFolderError(f"{str(folder)!r} holds no run (no {REQUEST_FILE}).")
         return cls(folder, request, resumed=True)
 
+    @staticmethod
+    def may_hold(path: str | os.PathLike[str], request: Mapping[str, Any]) -> bool:
+        """Whether a folder is free for this request, or holds the run that it would resume."""
+        folder = Path(path)
+        if not folder.exists():
+            return True
+        try:
+            known = _read_request(folder)
+            if known is None:
+                _refuse_strangers(folder)
+            else:
+                _check_same(folder, known, request)
+        except (RunFolderError, OSError):
+            return False
+        return True
+
     @property
     def study(self) -> Path:
         """Optuna's SQLite file."""
@@ -109,13 +125,18 @@ class RunFolder:
         return self.path / "manifest.json"
 
     @property
+    def space(self) -> Path:
+        """What could be chosen and what was refused."""
+        return self.path / "space.json"
+
+    @property
     def sensitivities(self) -> Path:
         """One-at-a-time sensitivities."""
         return self.path / "sensitivities.json"
 
     @property
     def baseline(self) -> Path:
-        """The uncompressed artifact."""
+        """The uncompressed model as it was imported: the reference of every timing, and what plans apply to."""
         return self.path / "baseline" / "model.onnx"
 
     def front_folder(self, number: int) -> Path:
@@ -134,7 +155,11 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        return atomic_write(self.path / name, text.encode())
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str | Path, content: bytes) -> Path:
+        """Write a file whole or not at all; see :meth:`write_text`."""
+        return atomic_write(self.path / name, content)
 
     def write_json(self, name: str | Path, data: Any) -> Path:
         """Write indented JSON whole or not at all; see :meth:`write_text`."""

@@ -45,8 +45,7 @@ def make_sampler(
     Raises:
         UnknownNameError: no such sampler.
     """
-    if name not in SAMPLERS:
-        raise UnknownNameError("sampler", name, SAMPLERS)
+    check_sampler(name)
     from autocompress.search.samplers.study_sampler import StudySampler
 
     return StudySampler(
@@ -58,3 +57,9 @@ def make_sampler(
         constraints=constraints,
         seed=seed,
     )
+
+
+def check_sampler(name: str) -> None:
+    """Raise :class:`UnknownNameError` where no sampler is called that."""
+    if name not in SAMPLERS:
+        raise UnknownNameError("sampler", name, SAMPLERS)

@@ -1,0 +1,361 @@
+"""The verbs as functions: what the command line does, for programs.
+
+Each takes plain values and returns plain values or the types of :mod:`autocompress.core`. Nothing heavy is imported
+before a function needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocompress.core.errors import SpaceError, TargetError, UserError
+
+if TYPE_CHECKING:
+    from autocompress.core.measurement import Measurement
+    from autocompress.core.plan import CompressionPlan
+    from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest
+    from autocompress.core.space import SearchSpace
+    from autocompress.core.target import RuntimeSpec, Target
+    from autocompress.graph.model_graph import ModelGraph
+
+__all__ = [
+    "analyze",
+    "compress",
+    "doctor",
+    "export",
+    "measure",
+    "predict",
+    "report",
+    "search",
+    "target",
+    "targets",
+]
+
+
+def search(request: SearchRequest, observer: SearchObserver | None = None) -> SearchOutcome:
+    """Search compressed versions of a model for a target; see :func:`autocompress.pipeline.run_search`."""
+    from autocompress.pipeline import run_search
+
+    return run_search(request, observer)
+
+
+def report(run: str | Path) -> Path:
+    """Write ``report.html`` and ``trials.csv`` of a run again, also while a search is writing to it.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunFolderError: the folder holds no run, or none with a finished trial.
+    """
+    from autocompress.outcome import read_run, write_documents
+    from autocompress.store.run_dir import RunFolder
+
+    folder = RunFolder.read(run)
+    write_documents(folder, read_run(folder))
+    return folder.report
+
+
+def export(run: str | Path, pick: str, out: str | Path) -> dict[str, Any]:
+    """Copy one point of a run's front to a folder that is ready to deploy.
+
+    Args:
+        run: run folder.
+        pick: as :meth:`autocompress.ParetoFront.pick` reads it.
+        out: new or empty folder.
+
+    Returns:
+        What was written; see :func:`autocompress.export.bundle.export_bundle`.
+
+    Raises:
+        UserError: nothing fits ``pick``, the artifact is not the one that was measured, or ``out`` is not empty.
+    """
+    from autocompress.export.bundle import export_bundle
+    from autocompress.outcome import read_run
+    from autocompress.store.run_dir import RunFolder
+
+    return export_bundle(run, read_run(RunFolder.read(run)).front.pick(pick), out)
+
+
+def targets() -> list[Target]:
+    """Every target, ``local`` first."""
+    from autocompress.hardware.profiles import load_target, target_names
+
+    return [load_target(name) for name in target_names()]
+
+
+def target(name: str) -> Target:
+    """One target with its facts; for ``local`` what is fast here is measured the first time.
+
+    Raises:
+        UnknownNameError: no such target.
+    """
+    from autocompress.loading import load_place
+
+    return load_place(name).target
+
+
+def compress(
+    model: Any,
+    plan: CompressionPlan,
+    *,
+    out: str | Path,
+    data: str | None = None,
+    report: str | Path | None = None,
+) -> dict[str, Any]:
+    """Apply one plan to a model and write the artifact.
+
+    Args:
+        model: a model spec, or an ``nn.Module``.
+        plan: what to do.
+        out: path of the ``.onnx`` file.
+        data: data spec; with it activations are calibrated and BatchNormalization is re-estimated or the network is
+            healed as the plan says. Without it weights are only sliced and packed.
+        report: where the result goes as JSON too.
+
+    Returns:
+        ``layers`` (name to what it became), ``kept`` (initializer to axis to kept indices, names and indices as in the
+        input file), ``size_bytes``.
+
+    Raises:
+        UserError: the model, plan or data is wrong, or something cannot be written.
+    """
+    from autocompress.compress.apply import Compressor
+    from autocompress.compress.prune import kept_entries
+    from autocompress.evaluate.data import load_data
+    from autocompress.loading import load_graph, load_place
+    from autocompress.recover.staged import StagedHealing
+
+    for path in (out, report):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(
+                f"There is no folder {str(Path(path).absolute().parent)!r} to write {Path(path).name!r} to."
+            )
+    bundle = None if data is None else load_data(data)
+    graph = load_graph(model, bundle)
+    # Which integers are fast is measured only where integers are asked for.
+    spec = load_place("local").spec if any(p.activation_bits == 8 for p in plan.layers.values()) else None
+    compressor = Compressor(
+        graph,
+        dataset=None if bundle is None else bundle.train,
+        activation_type="uint8" if spec is None else spec.activation_type,
+        reduce_range=spec is not None and spec.reduce_range,
+    )
+    compressor.layer_plans(plan)
+    pruned = compressor.pruned(plan)
+    healed = pruned
+    if bundle is not None and any(plan.prune.values()):
+        healed = StagedHealing(graph, bundle.train).heal(pruned, plan)
+    artifact = compressor.finish(healed, plan)
+    artifact.save(out)
+    layers = compressor.layer_plans(plan)
+    shapes = {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
+    result = {
+        "layers": {
+            layer.name: {
+                "op_type": layer.op_type,
+                "weight_bits": layers[layer.name].weight_bits if layer.name in layers else 32,
+                "activation_bits": layers[layer.name].activation_bits if layer.name in layers else 32,
+                "weight_shape": shapes[layer.name],
+            }
+            for layer in graph.layers()
+        },
+        "kept": {
+            name: {str(axis): kept for axis, kept in axes.items()}
+            for name, axes in kept_entries(graph, compressor.kept(plan)).items()
+        },
+        "size_bytes": artifact.size_bytes(),
+        "plan": plan.to_dict(),
+    }
+    if report is not None:
+        Path(report).write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return result
+
+
+def measure(
+    files: Sequence[str | Path],
+    *,
+    target: str = "local",
+    device: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+) -> list[dict[str, Any]]:
+    """Time model files against the first one, interleaved, each in a fresh process.
+
+    Returns:
+        One record a file: ``path``, ``median_ms`` with its ``interval``, ``samples``, the ``ratio`` to the first file
+        with its ``ratio_interval``, ``provenance``, ``runtime``, ``fingerprint`` and more; see
+        :class:`autocompress.measure.fresh_process.FileTiming`.
+
+    Raises:
+        UserError: a file that cannot be loaded or run, or a target that is not attached.
+    """
+    from autocompress.loading import load_place
+    from autocompress.measure.fresh_process import measure_files
+
+    place = load_place(target, device, runtime)
+    if not place.measured:
+        raise TargetError(
+            f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "
+            "--target local measures on this machine."
+        )
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads must be at least 1, but got {threads}.")
+    timings = measure_files(list(files), threads=threads or place.spec.threads, runtime=place.spec.name)
+    return [timing.to_dict() for timing in timings]
+
+
+def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | None = None) -> dict[str, Any]:
+    """Estimate latency and size of a plan from the target's profile; nothing is built or run.
+
+    Returns:
+        ``estimated_latency_ms`` and ``estimated_size_bytes`` with their intervals, the uncompressed model's, and where
+        the time goes.
+
+    Raises:
+        UserError: the model, plan, target or runtime is wrong.
+    """
+    from autocompress.core.plan import CompressionPlan
+    from autocompress.cost.roofline import Roofline
+    from autocompress.cost.size import SizeModel
+    from autocompress.loading import load_graph, load_place
+
+    place = load_place(target, None, runtime)
+    graph = load_graph(model)
+    roofline, sizes = Roofline(place.target, place.spec), SizeModel()
+    latency, size = roofline.estimate(graph, plan), sizes.estimate(graph, plan)
+    base = roofline.estimate(graph, CompressionPlan())
+    return {
+        "target": target,
+        "runtime": place.spec.name,
+        "provenance": latency.provenance.value,
+        "estimated_latency_ms": latency.value,
+        "estimated_latency_interval_ms": _ends(latency),
+        "estimated_uncompressed_latency_ms": base.value,
+        "estimated_latency_ratio": latency.value / base.value,
+        "estimated_size_bytes": size.value,
+        "estimated_size_interval_bytes": _ends(size),
+        "uncompressed_size_bytes": graph.size_bytes(),
+        "estimator": latency.fingerprint,
+        "threads": place.spec.threads,
+        "layers": [
+            {
+                "name": op.name,
+                "op_type": op.op_type,
+                "precision": op.precision.value,
+                "estimated_ms": op.ms,
+                "of_it_conversion_ms": op.conversion_ms,
+                "bound": op.bound,
+            }
+            for op in roofline.estimate_layers(graph, plan)
+        ],
+    }
+
+
+def analyze(model: Any, *, target: str = "local", data: str | None = None) -> dict[str, Any]:
+    """A model's layers and channel groups, what a target allows, and with data the sensitivities.
+
+    Returns:
+        Plain JSON values: ``layers``, ``groups``, ``refused``, ``space``, and ``sensitivities`` where data is given.
+
+    Raises:
+        UserError: the model, target or data is wrong.
+    """
+    from autocompress.core.space import SearchSpace
+    from autocompress.evaluate.data import load_data
+    from autocompress.loading import load_graph, load_place
+    from autocompress.search.space_builder import build_space, load_template
+
+    place = load_place(target)
+    bundle = None if data is None else load_data(data)
+    graph = load_graph(model, bundle)
+    template = load_template("default").model_copy(update={"size_only": "always"})
+    note = None
+    try:
+        space = build_space(graph, place.spec, template)
+    except SpaceError as error:
+        space, note = SearchSpace(choices=()), str(error)
+    precisions = {c.subject: list(c.options) for c in (*space.choices, *space.fixed) if c.kind == "precision"}
+    ratios = {c.subject: list(c.options) for c in (*space.choices, *space.fixed) if c.kind == "ratio"}
+    result: dict[str, Any] = {
+        "model": model if isinstance(model, str) else type(model).__name__,
+        "target": target,
+        "runtime": place.spec.name,
+        "inputs": [f"{s.name} {s.dtype} {_shape(s.shape)}" for s in graph.input_specs],
+        "outputs": list(graph.output_names),
+        "macs": graph.macs(),
+        "params": int(sum(array.size for array in graph.initializers.values())),
+        "size_bytes": graph.size_bytes(),
+        "log10_plans": space.log10_size,
+        "layers": [
+            {
+                "name": layer.name,
+                "op_type": layer.op_type,
+                "weight_shape": list(layer.weight_shape),
+                "macs": layer.macs,
+                "params": layer.params,
+                "group": layer.prune_group,
+                "precisions": precisions.get(layer.name, ["fp32"]),
+            }
+            for layer in graph.layers()
+        ],
+        "groups": [
+            {
+                "name": group.name,
+                "channels": group.channels,
+                "members": len(group.members),
+                "ratios": ratios.get(group.name, []),
+                "blocked": group.blocked,
+            }
+            for group in graph.groups()
+        ],
+        "refused": [{"subject": r.subject, "option": r.option, "reason": r.reason} for r in space.refused],
+    }
+    if note is not None:
+        result["note"] = note
+    if bundle is not None:
+        result["sensitivities"] = _sensitivities(graph, space, place.spec, bundle)
+    return result
+
+
+def doctor() -> list[dict[str, Any]]:
+    """Check this machine; one record a check with ``check``, ``ok``, ``found`` and ``advice``."""
+    from autocompress.checkup import checks
+
+    return checks()
+
+
+def _sensitivities(graph: ModelGraph, space: SearchSpace, spec: RuntimeSpec, bundle: Any) -> list[dict[str, Any]]:
+    """KL divergence of every single change, the most harmful option of each choice first."""
+    from autocompress.compress.apply import Compressor
+    from autocompress.evaluate.sensitivity import sensitivities
+    from autocompress.hardware.host import usable_cores
+    from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+
+    compressor = Compressor(
+        graph, dataset=bundle.train, activation_type=spec.activation_type, reduce_range=spec.reduce_range
+    )
+    runtime = OnnxRuntime(threads=usable_cores(), spinning=False)
+    found: Mapping[str, Mapping[str, float]] = sensitivities(
+        space.choices,
+        build=lambda plan: runtime.build(compressor.finish(compressor.pruned(plan), plan, draft=True)),
+        reference=runtime.build(graph),
+        dataset=bundle.train,
+    )
+    return [
+        {"choice": name, "option": option, "kl_nats": value}
+        for name, options in sorted(found.items(), key=lambda item: -max(item[1].values()))
+        for option, value in options.items()
+        if value > 0
+    ]
+
+
+def _shape(sizes: Sequence[int | None]) -> str:
+    return "(" + ", ".join("n" if size is None else str(size) for size in sizes) + ")"
+
+
+def _ends(measurement: Measurement) -> list[float] | None:
+    return None if measurement.interval is None else [measurement.interval.low, measurement.interval.high]

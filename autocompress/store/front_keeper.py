@@ -1,0 +1,146 @@
+"""Artifacts of the trials that are on the front, and of no other."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress.core.errors import RunFolderError
+from autocompress.core.measurement import Measurement
+from autocompress.core.objective import Constraint, Objective
+from autocompress.core.pareto import constrained_front
+from autocompress.core.trial import Trial
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.store.run_dir import RunFolder
+
+MODEL, PLAN, METRICS = "model.onnx", "plan.json", "metrics.json"
+
+
+class FrontKeeper:
+    """Writes the artifact of each trial that joins the front, and removes those that it dominates.
+
+    Args:
+        run: its ``front`` folder is filled.
+        objectives: what dominates what.
+        constraints: trials that break one are kept only while nothing respects them all.
+        history: trials of earlier sessions.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+        history: Sequence[Trial] = (),
+    ) -> None:
+        self._run = run
+        self._objectives = tuple(objectives)
+        self._constraints = tuple(constraints)
+        self._trials = list(history)
+        # A killed session may have left an artifact whose trial never reached the study.
+        self._remove_others()
+
+    def keep(self, trial: Trial, graph: ModelGraph) -> None:
+        """Take note of a finished trial; ``graph`` is its artifact, byte for byte.
+
+        Raises:
+            RunFolderError: the artifact cannot be written.
+        """
+        self._trials.append(trial)
+        if trial.number in self._front_numbers():
+            folder = self._run.front_folder(trial.number)
+            content = graph.to_bytes()
+            self._run.write_bytes(folder / MODEL, content)
+            self._run.write_text(folder / PLAN, trial.plan.to_json())
+            self._write_metrics(trial, hashlib.sha256(content).hexdigest(), final=False)
+            self._remove_others()
+
+    def finalists(self) -> list[tuple[Trial, Path]]:
+        """Front trials with the paths of their artifacts; one measured again in an earlier session comes that way."""
+        known = {trial.number: trial for trial in self._trials}
+        found = []
+        for number in self._front_numbers():
+            path = self._run.front / str(number) / MODEL
+            if path.is_file():
+                found.append((final_trial(self._run, known[number]) or known[number], path))
+        return found
+
+    def is_final(self, trial: Trial) -> bool:
+        """Whether the trial's figures are the last word: measured again from a fresh process."""
+        return final_trial(self._run, trial) is not None
+
+    def finish(self, trials: Sequence[Trial]) -> None:
+        """Note the last figures of the front's trials, and remove every other artifact.
+
+        Raises:
+            RunFolderError: they cannot be written.
+        """
+        for trial in trials:
+            metrics = read_metrics(self._run, trial.number) or {}
+            self._write_metrics(trial, str(metrics.get("sha256", "")), final=True)
+        kept = {trial.number for trial in trials}
+        for folder in _folders(self._run):
+            if int(folder.name) not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _front_numbers(self) -> list[int]:
+        front, _ = constrained_front(self._trials, self._objectives, self._constraints)
+        return [trial.number for trial in front.trials]
+
+    def _remove_others(self) -> None:
+        kept = set(self._front_numbers())
+        for folder in _folders(self._run):
+            if int(folder.name) not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_metrics(self, trial: Trial, sha256: str, *, final: bool) -> None:
+        self._run.write_json(
+            self._run.front_folder(trial.number) / METRICS,
+            {
+                "trial": trial.number,
+                "label": trial.candidate.label,
+                "plan_digest": trial.plan.digest,
+                "sha256": sha256,
+                "final": final,
+                "measurements": {name: m.to_dict() for name, m in trial.measurements.items()},
+            },
+        )
+
+
+def read_metrics(run: RunFolder, number: int) -> dict[str, Any] | None:
+    """What stands beside one artifact, or None where there is none.
+
+    Raises:
+        RunFolderError: it is not JSON.
+    """
+    path = run.front / str(number) / METRICS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{str(path)!r} cannot be read: {error}.") from error
+    return found if isinstance(found, dict) else None
+
+
+def final_trial(run: RunFolder, trial: Trial) -> Trial | None:
+    """The trial with the figures that it was given at the end of a search; None where it has none."""
+    metrics = read_metrics(run, trial.number)
+    if metrics is None or not metrics.get("final") or metrics.get("plan_digest") != trial.plan.digest:
+        return None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        measurements = {name: Measurement.from_dict(m) for name, m in metrics["measurements"].items()}
+        return trial.replace(measurements=measurements)
+    return None
+
+
+def _folders(run: RunFolder) -> list[Path]:
+    if not run.front.is_dir():
+        return []
+    return [folder for folder in run.front.iterdir() if folder.is_dir() and folder.name.isdigit()]
