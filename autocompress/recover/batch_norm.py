@@ -39,10 +39,10 @@ def reestimate_batch_norm(
     return graph.with_weights(module)
 
 
-def clean_batches(
-    graph: ModelGraph, dataset: Dataset, samples: int, batch_size: int
-) -> Iterable[tuple[Tensor, ...]]:
+def clean_batches(graph: ModelGraph, dataset: Dataset, samples: int, batch_size: int) -> Iterable[tuple[Tensor, ...]]:
     """Batches of samples spread evenly over the data, nearly equal in size so that none is left with one sample.
+
+    Where the graph insists on a batch size, all are of that size and what is left over is dropped.
 
     Raises:
         DataError: there is no data.
@@ -55,7 +55,9 @@ def clean_batches(
     if fixed is None:
         parts = np.array_split(chosen, -(-count // batch_size))
     else:
-        parts = [chosen[i : i + fixed] for i in range(0, count - fixed + 1, fixed)]
+        # Too few to fill one batch are repeated: some statistics are better than those of another network.
+        chosen = np.resize(chosen, max(count, fixed))
+        parts = [chosen[i : i + fixed] for i in range(0, len(chosen) - fixed + 1, fixed)]
     for part in parts:
         inputs, _ = dataset.batch(part)
         yield tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)

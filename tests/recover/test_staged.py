@@ -1,0 +1,131 @@
+"""Healing in rising budgets, remembered by structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autocompress.core.errors import Interrupted
+from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.recover.batch_norm import reestimate_batch_norm
+from autocompress.recover.staged import StagedHealing
+
+HEALING = DistillationPlan(steps=16, learning_rate=0.02, batch_size=16)
+PLAN = CompressionPlan(prune={"*": 0.5}, distillation=HEALING)
+Same = Callable[[ModelGraph, ModelGraph], bool]
+
+
+class Steps:
+    """Asked at each step, so it counts them; says stop at one of them."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.count, self.stop_at = 0, stop_at
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return self.count == self.stop_at
+
+    def since(self, before: int) -> int:
+        return self.count - before
+
+
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+@pytest.fixture
+def staged(small: ModelGraph, unlabelled: Any, steps: Steps) -> StagedHealing:
+    return StagedHealing(small, unlabelled, should_stop=steps)
+
+
+@pytest.fixture
+def make(small: ModelGraph, unlabelled: Any) -> Callable[[], StagedHealing]:
+    return lambda: StagedHealing(small, unlabelled)
+
+
+def test_it_continues_from_a_quarter_to_the_whole(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    staged.heal(small_pruned, PLAN, 0.25)
+    assert steps.count == 4
+    whole = staged.heal(small_pruned, PLAN, 1.0)
+    assert steps.count == 16
+    assert same_weights(whole, make().heal(small_pruned, PLAN))
+
+
+def test_plans_that_differ_in_bits_only_are_trained_once(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph
+) -> None:
+    first = staged.heal(small_pruned, PLAN, 0.25)
+    bits = PLAN.replace(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
+    assert staged.heal(small_pruned, bits, 0.25) is first
+    assert steps.count == 4
+
+
+def test_every_budget_of_a_structure_is_remembered(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph
+) -> None:
+    quarter, whole = (staged.heal(small_pruned, PLAN, share) for share in (0.25, 1.0))
+    before = steps.count
+    assert staged.heal(small_pruned, PLAN, 0.25) is quarter
+    assert staged.heal(small_pruned, PLAN, 1.0) is whole
+    assert steps.count == before
+
+
+@pytest.mark.parametrize("shares", [(0.25, 0.5, 0.375), (0.5, 0.25, 1.0), (0.25, 1.0, 0.5), (0.5, 0.25, 0.375)])
+def test_budgets_in_any_order_give_what_each_gives_alone(
+    staged: StagedHealing, small_pruned: ModelGraph, make: Any, shares: tuple[float, ...], same_weights: Same
+) -> None:
+    found = [staged.heal(small_pruned, PLAN, share) for share in shares]
+    for share, graph in zip(shares, found, strict=True):
+        assert same_weights(graph, make().heal(small_pruned, PLAN, share))
+
+
+def test_another_way_to_heal_is_trained_anew(staged: StagedHealing, steps: Steps, small_pruned: ModelGraph) -> None:
+    staged.heal(small_pruned, PLAN, 0.25)
+    hotter = PLAN.replace(distillation=DistillationPlan(steps=16, learning_rate=0.02, batch_size=16, temperature=4.0))
+    staged.heal(small_pruned, hotter, 0.25)
+    assert steps.count == 8
+
+
+def test_no_steps_re_estimate_batch_normalization_only(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, unlabelled: Any, same_weights: Same
+) -> None:
+    plan = CompressionPlan(prune={"*": 0.5})
+    found = staged.heal(small_pruned, plan)
+    assert same_weights(found, reestimate_batch_norm(small_pruned, unlabelled))
+    assert staged.heal(small_pruned, plan) is found
+    assert steps.count == 0
+
+
+def test_the_structure_used_longest_ago_is_forgotten(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
+    staged = StagedHealing(small, data, capacity=2)
+    plans = [CompressionPlan(prune={"*": 0.5}, importance=name) for name in ("l1", "l2", "random")]
+    first, second = (staged.heal(small_pruned, plan) for plan in plans[:2])
+    assert staged.heal(small_pruned, plans[0]) is first
+    staged.heal(small_pruned, plans[2])
+    assert staged.heal(small_pruned, plans[0]) is first
+    assert staged.heal(small_pruned, plans[1]) is not second
+
+
+def test_should_stop_stops_and_what_was_healed_before_is_kept(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    quarter = staged.heal(small_pruned, PLAN, 0.25)
+    steps.stop_at = 10
+    with pytest.raises(Interrupted):
+        staged.heal(small_pruned, PLAN, 1.0)
+    assert staged.heal(small_pruned, PLAN, 0.25) is quarter
+    before = steps.count
+    whole = staged.heal(small_pruned, PLAN, 1.0)
+    assert steps.since(before) == 12
+    assert same_weights(whole, make().heal(small_pruned, PLAN))
+
+
+def test_labels_are_never_read(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
+    StagedHealing(small, data).heal(small_pruned, PLAN, 0.25)
+    assert data.asked
