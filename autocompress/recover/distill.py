@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -124,7 +125,8 @@ class Distiller:
             module = GraphModule(pruned)
             optimizer = self._make_optimizer(module, plan)
             if state is not None:
-                optimizer.load_state_dict(state.optimizer)
+                # The optimizer would go on in the very tensors that it is given: the state must serve again.
+                optimizer.load_state_dict(deepcopy(state.optimizer))
             size = fixed_batch(self._teacher) or plan.batch_size
             # One sample has no statistics worth training on.
             module.train(size > 1)

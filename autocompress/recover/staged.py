@@ -6,21 +6,20 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import reestimate_batch_norm
-from autocompress.recover.distill import Distiller
+from autocompress.recover.distill import Distiller, HealState
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A structure's healing so far: graphs by steps done, and the trainer's state after the last."""
+    """A structure's healing so far: graphs by steps done, and the trainer's state after the furthest unfinished one."""
 
     graphs: dict[int, ModelGraph]
-    state: Any = None
+    state: HealState | None = None
 
 
 class StagedHealing:
@@ -71,9 +70,8 @@ class StagedHealing:
         if healing.steps == 0:
             entry.graphs[0] = reestimate_batch_norm(pruned, self._dataset)
             return entry.graphs[0]
-        done = max((steps for steps in entry.graphs if steps < until), default=0)
-        if done and entry.state is None:
-            done = 0
+        # Weights alone are not enough to go on from: the state belongs to one of the remembered graphs only.
+        done = entry.state.step if entry.state is not None and entry.state.step < until else 0
         result = self._distiller.heal(
             entry.graphs[done] if done else pruned,
             healing,
@@ -83,5 +81,8 @@ class StagedHealing:
             should_stop=self._should_stop,
         )
         entry.graphs[until] = result.graph
-        entry.state = result.state if until < healing.steps else None
+        if until == healing.steps:
+            entry.state = None
+        elif healing.steps not in entry.graphs and (entry.state is None or entry.state.step < until):
+            entry.state = result.state
         return result.graph
