@@ -118,7 +118,7 @@ def compress(
 
     Returns:
         ``layers`` (name to what it became), ``kept`` (initializer to axis to kept indices, names and indices as in the
-        input file), ``size_bytes``.
+        input file), ``skipped`` (block to its layers and removed initializers), ``size_bytes``.
 
     Raises:
         UserError: the model, plan or data is wrong, or something cannot be written.
@@ -147,12 +147,14 @@ def compress(
     compressor.layer_plans(plan)
     pruned = compressor.pruned(plan)
     healed = pruned
-    if bundle is not None and any(plan.prune.values()):
-        healed = StagedHealing(graph, bundle.train).heal(pruned, plan)
+    if bundle is not None and plan.restructures:
+        healed = StagedHealing(graph, bundle.train, kept=compressor.kept_values).heal(pruned, plan)
     artifact = compressor.finish(healed, plan)
     artifact.save(out)
     layers = compressor.layer_plans(plan)
     shapes = {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
+    skipped = [block for block in graph.blocks() if block.name in plan.skip]
+    gone = {name for block in skipped for name in block.initializers}
     result = {
         "layers": {
             layer.name: {
@@ -162,10 +164,15 @@ def compress(
                 "weight_shape": shapes[layer.name],
             }
             for layer in graph.layers()
+            if layer.name in shapes
         },
         "kept": {
             name: {str(axis): kept for axis, kept in axes.items()}
             for name, axes in kept_entries(graph, compressor.kept(plan)).items()
+            if name not in gone
+        },
+        "skipped": {
+            block.name: {"layers": list(block.layers), "removed": sorted(block.initializers)} for block in skipped
         },
         "size_bytes": artifact.size_bytes(),
         "plan": plan.to_dict(),
@@ -312,6 +319,7 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
             }
             for group in graph.groups()
         ],
+        "blocks": [{"name": block.name, "layers": list(block.layers)} for block in graph.blocks()],
         "refused": [{"subject": r.subject, "option": r.option, "reason": r.reason} for r in space.refused],
     }
     if note is not None:

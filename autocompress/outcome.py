@@ -149,6 +149,7 @@ def write_documents(run: RunFolder, record: RunRecord) -> None:
         baseline=record.baseline,
         layers=graph.layers(),
         groups=graph.groups(),
+        blocks=graph.blocks(),
         recommended=recommend(record),
         title=f"{request.get('model', 'model')} on {request.get('target', 'target')}",
     )
@@ -175,6 +176,7 @@ def write_space(run: RunFolder, space: SearchSpace) -> None:
             },
             "refused": [{"subject": r.subject, "option": r.option, "reason": r.reason} for r in space.refused],
             "channel_multiple": dict(space.channel_multiple),
+            "inside": {block: list(subjects) for block, subjects in space.inside.items()},
         },
     )
 
@@ -194,7 +196,13 @@ def read_space(run: RunFolder) -> SearchSpace:
         refused = tuple(Refusal(**item) for item in data.get("refused", ()))
     except (TypeError, KeyError) as error:
         raise RunFolderError(f"{str(run.space)!r} is no search space: {error}.") from error
-    return SearchSpace(choices=choices, fixed=fixed, refused=refused, channel_multiple=data.get("channel_multiple", {}))
+    return SearchSpace(
+        choices=choices,
+        fixed=fixed,
+        refused=refused,
+        channel_multiple=data.get("channel_multiple", {}),
+        inside={block: tuple(subjects) for block, subjects in data.get("inside", {}).items()},
+    )
 
 
 def _missed(trial: Trial, constraints: Sequence[Constraint]) -> float:

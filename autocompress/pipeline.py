@@ -247,7 +247,13 @@ class _Search:
         found = self._sensitivities()
         evaluator = CandidateEvaluator(
             compressor=self._compressor,
-            healing=StagedHealing(self._graph, self._data.train, seed=self._request.seed, should_stop=stop),
+            healing=StagedHealing(
+                self._graph,
+                self._data.train,
+                seed=self._request.seed,
+                should_stop=stop,
+                kept=self._compressor.kept_values,
+            ),
             build=self._runner.build,
             quality=self._quality,
             latency=latency,

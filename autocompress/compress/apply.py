@@ -14,12 +14,13 @@ from autocompress.compress.calibrate import Calibration, calibrate
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.importance import channel_scores
 from autocompress.compress.legal import layer_plans, legality
-from autocompress.compress.prune import prune, select_kept
+from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
 from autocompress.compress.weights import WeightCache
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.protocols import Dataset
+from autocompress.graph.blocks import without_blocks
 from autocompress.graph.model_graph import ModelGraph
 
 T = TypeVar("T")
@@ -91,15 +92,15 @@ class Compressor:
         return self._kept.get(_structure(plan), lambda: self._select(plan))
 
     def pruned(self, plan: CompressionPlan) -> ModelGraph:
-        """The graph without the channels that the plan removes: float32, BatchNormalization as it was; cached.
+        """The graph without the channels and blocks that the plan removes: float32, BatchNormalization kept; cached.
 
         Raises:
             PlanError: as :meth:`kept`.
         """
-        if not any(plan.prune.values()):
-            plan.check(layers=self.legal, groups=[group.name for group in self.graph.groups()])
+        if not plan.restructures:
+            self._check(plan)
             return self.graph
-        return self._pruned.get(_structure(plan), lambda: prune(self.graph, self.kept(plan)))
+        return self._pruned.get(_structure(plan), lambda: self._without(plan))
 
     def finish(
         self,
@@ -142,12 +143,13 @@ class Compressor:
         return self._quantized(folded, layers, plan, calibration)
 
     def layer_plans(self, plan: CompressionPlan) -> dict[str, LayerPlan]:
-        """What the plan means for each layer; layers that stay float32 are left out.
+        """What the plan means for each layer; layers that stay float32 or are skipped are left out.
 
         Raises:
             PlanError: an unknown layer, or one named explicitly that may not take its precision.
         """
-        return layer_plans(plan, self.legal)
+        skipped = {name for block in self.graph.blocks() if block.name in plan.skip for name in block.layers}
+        return {name: layer for name, layer in layer_plans(plan, self.legal).items() if name not in skipped}
 
     def folded(self, float_graph: ModelGraph) -> ModelGraph:
         """The graph with BatchNormalization folded; cached."""
@@ -185,6 +187,22 @@ class Compressor:
             activation_type=self._activation_type,
             reduce_range=self._reduce_range,
             cache=self._weights,
+        )
+
+    def kept_values(self, plan: CompressionPlan) -> dict[str, dict[int, NDArray[np.intp]]]:
+        """Value name to axis to the sorted entries that stay, for values of the graph that lose any."""
+        return kept_values(self.graph, self.kept(plan)) if any(plan.prune.values()) else {}
+
+    def _without(self, plan: CompressionPlan) -> ModelGraph:
+        self._check(plan)
+        narrow = prune(self.graph, self.kept(plan)) if any(plan.prune.values()) else self.graph
+        return without_blocks(narrow, plan.skip)
+
+    def _check(self, plan: CompressionPlan) -> None:
+        plan.check(
+            layers=self.legal,
+            groups=[group.name for group in self.graph.groups()],
+            blocks=[block.name for block in self.graph.blocks()],
         )
 
     def _select(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
@@ -233,4 +251,4 @@ def compress(
 
 
 def _structure(plan: CompressionPlan) -> str:
-    return json.dumps([plan.importance, sorted(plan.prune.items())])
+    return json.dumps([plan.importance, sorted(plan.prune.items()), plan.skip])

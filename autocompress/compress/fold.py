@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from autocompress.graph.blocks import drop_repeated_activations
 from autocompress.graph.layers import weight_value
 from autocompress.graph.model_graph import ModelGraph
 
@@ -29,6 +30,7 @@ def fold_batch_norm(graph: ModelGraph) -> ModelGraph:
     for node in list(model):
         if node.op_type == "BatchNormalization":
             _fold(node, model)
+    drop_repeated_activations(model)
     for name in [n for n, value in model.initializers.items() if not value.uses() and not value.is_graph_output()]:
         del model.initializers[name]
     return ModelGraph(copy.model)

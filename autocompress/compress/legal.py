@@ -47,7 +47,7 @@ def layer_plans(plan: CompressionPlan, legal: Mapping[str, Mapping[Precision, st
     Raises:
         PlanError: an unknown layer, or one named explicitly that may not take its precision.
     """
-    plan.check(layers=legal, groups=plan.prune)
+    plan.check(layers=legal, groups=plan.prune, blocks=plan.skip)
     found = {}
     for name, reasons in legal.items():
         wanted = plan.layer(name)

@@ -120,6 +120,17 @@ def kept_entries(graph: ModelGraph, keep: Keep) -> dict[str, dict[int, list[int]
     }
 
 
+def kept_values(graph: ModelGraph, keep: Keep) -> dict[str, dict[int, NDArray[np.intp]]]:
+    """Likewise of the values between operators: name to axis to the sorted entries that stay.
+
+    Raises:
+        PlanError: as :func:`prune`.
+    """
+    analysis = analyse_channels(graph)
+    cut = _cut_axes(analysis, _removed_units(analysis, keep))
+    return {name: axes for name, axes in cut.items() if name not in graph.initializers}
+
+
 def _removed_units(analysis: ChannelAnalysis, keep: Keep) -> NDArray[np.bool_]:
     """``(unit_count,)``: which units leave."""
     known = {group.name: group for group in analysis.groups}

@@ -1,17 +1,17 @@
 """The errors this package raises.
 
-    AutocompressError
-    ├── UserError              the user can mend it; the command line exits with 2
-    │   ├── UnknownNameError   a name that nothing has; the message lists the nearest
-    │   ├── ModelError         a model that cannot be loaded, exported or executed
-    │   ├── DataError          data that is missing, empty or of another shape
-    │   ├── PlanError          a plan that does not fit the graph
-    │   ├── SpaceError         a search space with nothing to choose
-    │   ├── RunFolderError     a run folder that cannot be read, written or resumed
-    │   ├── TargetError        a profile, runtime or device that cannot do what was asked
-    │   └── MissingExtraError  an optional dependency is not installed
-    ├── CandidateError         one candidate failed; a search records it and goes on
-    └── Interrupted            the user asked to stop; the work in flight is dropped
+AutocompressError
+├── UserError              the user can mend it; the command line exits with 2
+│   ├── UnknownNameError   a name that nothing has; the message lists the nearest
+│   ├── ModelError         a model that cannot be loaded, exported or executed
+│   ├── DataError          data that is missing, empty or of another shape
+│   ├── PlanError          a plan that does not fit the graph
+│   ├── SpaceError         a search space with nothing to choose
+│   ├── RunFolderError     a run folder that cannot be read, written or resumed
+│   ├── TargetError        a profile, runtime or device that cannot do what was asked
+│   └── MissingExtraError  an optional dependency is not installed
+├── CandidateError         one candidate failed; a search records it and goes on
+└── Interrupted            the user asked to stop; the work in flight is dropped
 """
 
 from __future__ import annotations

@@ -78,6 +78,27 @@ class PruneGroup:
         return self.blocked is None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipBlock:
+    """A residual block ``y = x + f(x)`` that can be skipped whole.
+
+    Args:
+        name: what its layers' names have in common.
+        layers: of ``f``, in topological order.
+        nodes: every node of ``f``.
+        join: name of the Add.
+        kept: name of ``x``.
+        initializers: that nothing but ``f`` reads.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    nodes: tuple[str, ...]
+    join: str
+    kept: str
+    initializers: tuple[str, ...]
+
+
 def kept_channels(channels: int, ratio: float, multiple: int = 1) -> int:
     """How many channels stay: at most all, at least one multiple, never more for a higher ratio.
 

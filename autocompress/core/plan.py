@@ -59,12 +59,14 @@ class DistillationPlan:
         learning_rate: peak rate of the cosine schedule.
         temperature: softens both distributions of the Kullback-Leibler loss.
         batch_size: samples a step.
+        feature_weight: of the loss on features inside the network (Romero et al. 2015, section 2.2); 0 leaves it out.
     """
 
     steps: int = 0
     learning_rate: float = 0.01
     temperature: float = 2.0
     batch_size: int = 64
+    feature_weight: float = 100.0
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -75,6 +77,8 @@ class DistillationPlan:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise PlanError(f"`{name}` must be a positive number, but got {value!r}.")
+        if not (math.isfinite(self.feature_weight) and self.feature_weight >= 0):
+            raise PlanError(f"`feature_weight` must be at least 0, but got {self.feature_weight!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class CompressionPlan:
     Args:
         layers: layer name to :class:`LayerPlan`; ``"*"`` is the default for every layer that may take it.
         prune: group name to the share of its channels to remove, in ``[0, 1)``; ``"*"`` likewise.
+        skip: residual blocks that are left out whole.
         importance: how channels are ranked, one of :data:`IMPORTANCES`.
         calibrator: how activation ranges are chosen, one of :data:`CALIBRATORS`.
         distillation: how to heal; None leaves weights as they are.
@@ -91,6 +96,7 @@ class CompressionPlan:
 
     layers: Mapping[str, LayerPlan] = field(default_factory=dict)
     prune: Mapping[str, float] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
     importance: str = "l1"
     calibrator: str = "minmax"
     distillation: DistillationPlan | None = None
@@ -103,8 +109,14 @@ class CompressionPlan:
         for group, ratio in self.prune.items():
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
                 raise PlanError(f"The prune ratio of {group!r} must be in [0, 1), but got {ratio!r}.")
+        object.__setattr__(self, "skip", tuple(sorted(set(self.skip))))
         object.__setattr__(self, "layers", dict(sorted(self.layers.items())))
         object.__setattr__(self, "prune", {k: float(v) for k, v in sorted(self.prune.items())})
+
+    @property
+    def restructures(self) -> bool:
+        """Whether anything is removed, so that there is something to heal."""
+        return bool(self.skip) or any(self.prune.values())
 
     def layer(self, name: str) -> LayerPlan:
         """The plan of one layer: its own, else that of ``"*"``, else float32."""
@@ -114,9 +126,15 @@ class CompressionPlan:
         """The prune ratio of one group: its own, else that of ``"*"``, else 0."""
         return self.prune.get(group, self.prune.get(DEFAULT, 0.0))
 
-    def check(self, *, layers: Iterable[str], groups: Iterable[str]) -> None:
-        """Raise :class:`PlanError` where a name is in neither the graph's layers nor its groups."""
-        for kind, given, known in (("layer", self.layers, list(layers)), ("group", self.prune, list(groups))):
+    def check(self, *, layers: Iterable[str], groups: Iterable[str], blocks: Iterable[str]) -> None:
+        """Raise :class:`PlanError` where a name is in none of the graph's layers, groups or blocks."""
+        named: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
+            ("layer", self.layers, layers),
+            ("group", self.prune, groups),
+            ("block", self.skip, blocks),
+        )
+        for kind, given, names in named:
+            known = list(names)
             for name in given:
                 if name != DEFAULT and name not in known:
                     near = nearest(name, known)
@@ -130,7 +148,9 @@ class CompressionPlan:
     @property
     def structure_digest(self) -> str:
         """Digest of what decides the float weights (pruning, importance, healing); bits do not change it."""
-        return _digest({k: v for k, v in self.to_dict().items() if k in ("prune", "importance", "distillation")})
+        return _digest(
+            {k: v for k, v in self.to_dict().items() if k in ("prune", "skip", "importance", "distillation")}
+        )
 
     @property
     def digest(self) -> str:
@@ -148,6 +168,8 @@ class CompressionPlan:
             "importance": self.importance,
             "calibrator": self.calibrator,
         }
+        if self.skip:
+            result["skip"] = list(self.skip)
         if self.distillation is not None:
             result["distillation"] = _as_dict(self.distillation)
         return result
@@ -163,7 +185,7 @@ class CompressionPlan:
         Raises:
             PlanError: a wrong type, key, value or version.
         """
-        known = ("version", "layers", "prune", "importance", "calibrator", "distillation")
+        known = ("version", "layers", "prune", "skip", "importance", "calibrator", "distillation")
         values = _mapping(data, "plan", known)
         version = values.pop("version", PLAN_VERSION)
         if version != PLAN_VERSION:
@@ -171,6 +193,7 @@ class CompressionPlan:
         layers = _mapping(values.pop("layers", {}), "layers", None)
         values["layers"] = {name: _build(LayerPlan, item, f"layers.{name}") for name, item in layers.items()}
         values["prune"] = _mapping(values.pop("prune", {}), "prune", None)
+        values["skip"] = _names(values.pop("skip", []), "skip")
         distillation = values.pop("distillation", None)
         if distillation is not None:
             values["distillation"] = _build(DistillationPlan, distillation, "distillation")
@@ -207,6 +230,12 @@ def _mapping(data: object, where: str, known: Iterable[str] | None) -> dict[str,
             hint = f"; did you mean {near!r}?" if near else f". Known: {', '.join(names)}."
             raise PlanError(f"Unknown key {key!r} in `{where}`{hint}")
     return dict(data)
+
+
+def _names(data: object, where: str) -> tuple[str, ...]:
+    if not isinstance(data, list | tuple) or not all(isinstance(item, str) for item in data):
+        raise PlanError(f"`{where}` must be a list of names, but got {data!r}.")
+    return tuple(data)
 
 
 def _build(kind: type[Any], data: object, where: str) -> Any:

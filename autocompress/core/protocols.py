@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.layer import LayerInfo, PruneGroup
+from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.core.measurement import Measurement, PairedTiming, TimingPolicy
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.trial import Candidate, Trial
@@ -24,6 +24,9 @@ class Graph(Protocol):
 
     def groups(self) -> tuple[PruneGroup, ...]:
         """Prune groups, blocked ones too."""
+
+    def blocks(self) -> tuple[SkipBlock, ...]:
+        """Residual blocks that can be skipped whole."""
 
 
 class Dataset(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
 from autocompress.core.target import Precision
 
-Kind = Literal["precision", "ratio", "importance", "calibrator", "distillation"]
+Kind = Literal["precision", "ratio", "skip", "importance", "calibrator", "distillation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +50,14 @@ class SearchSpace:
         fixed: choice-like decisions with one option, kept so that a plan is complete.
         refused: what was ruled out and why.
         channel_multiple: group name to the multiple its kept channels are rounded to.
+        inside: block name to the layers and groups that go with it: choices about them mean nothing once it is skipped.
     """
 
     choices: tuple[Choice, ...]
     fixed: tuple[Choice, ...] = ()
     refused: tuple[Refusal, ...] = ()
     channel_multiple: Mapping[str, int] = field(default_factory=dict)
+    inside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def log10_size(self) -> float:
@@ -65,13 +67,15 @@ class SearchSpace:
     def plan(self, assignment: Mapping[str, Any]) -> CompressionPlan:
         """The plan that an assignment of every choice means.
 
-        Distillation is dropped where nothing is pruned: there is nothing to heal.
+        Choices that mean nothing are left out, so that equal artifacts have equal plans: those about parts of a skipped
+        block, and distillation where nothing is removed.
 
         Raises:
             KeyError: a choice has no value.
         """
         layers: dict[str, LayerPlan] = {}
         prune: dict[str, float] = {}
+        skip: list[str] = []
         other: dict[str, Any] = {}
         distillation: dict[str, Any] = {}
         for choice in self.choices + self.fixed:
@@ -81,16 +85,24 @@ class SearchSpace:
                 layers[choice.subject] = Precision(str(value)).layer_plan
             elif choice.kind == "ratio":
                 prune[choice.subject] = float(value)
+            elif choice.kind == "skip":
+                skip += [choice.subject] if int(value) else []
             elif choice.kind == "distillation":
                 distillation[choice.subject] = value
             else:
                 other[choice.kind] = value
-        prune = {group: ratio for group, ratio in prune.items() if ratio > 0}
+        gone = {subject for block in skip for subject in self.inside.get(block, ())}
+        layers = {name: plan for name, plan in layers.items() if name not in gone}
+        prune = {group: ratio for group, ratio in prune.items() if ratio > 0 and group not in gone}
         if not prune:
             other.pop("importance", None)
         if not any(plan.activation_bits == 8 for plan in layers.values()):
             other.pop("calibrator", None)
-        heal = DistillationPlan(**distillation) if distillation and prune else None
+        heal = DistillationPlan(**distillation) if distillation and (prune or skip) else None
         return CompressionPlan(
-            layers={n: p for n, p in layers.items() if p != LayerPlan()}, prune=prune, distillation=heal, **other
+            layers={n: p for n, p in layers.items() if p != LayerPlan()},
+            prune=prune,
+            skip=tuple(skip),
+            distillation=heal,
+            **other,
         )

@@ -119,8 +119,18 @@ class Roofline:
         padding = self._padding(structure, removed, precisions)
         held: dict[int, Precision] = {}
         converted: set[tuple[int, float]] = set()
+        branches, joins = _skipped(graph, plan)
         estimates: list[OperationEstimate] = []
+        written_by = {op.writes: op.node for op in structure.operations} if joins else {}
         for index, op in enumerate(structure.operations):
+            if op.node in branches:
+                held[op.writes] = Precision.FP32
+                continue
+            if op.node in joins:
+                # It passes on the operand that no skipped branch writes.
+                kept = next(value for value in op.reads if written_by.get(value) not in branches)
+                held[op.writes] = held.get(kept, Precision.FP32)
+                continue
             precision = precisions.get(op.name) if op.layer is not None else None
             precision = precision or self._follow(op, held)
             width = _BYTES[precision]
@@ -157,7 +167,11 @@ class Roofline:
     def _precisions(self, graph: ModelGraph, structure: Structure, plan: CompressionPlan) -> dict[str, Precision]:
         """Precision of each layer that is not float32; a default of ``"*"`` goes to the layers that may take it."""
         layers = graph.layers()
-        plan.check(layers=[layer.name for layer in layers], groups=[group.name for group in graph.groups()])
+        plan.check(
+            layers=[layer.name for layer in layers],
+            groups=[group.name for group in graph.groups()],
+            blocks=[block.name for block in graph.blocks()],
+        )
         found: dict[str, Precision] = {}
         refused = ""
         for op in structure.operations:
@@ -207,3 +221,9 @@ class Roofline:
         if op.op_type in INTEGER_FOLLOWERS and all(state in INTEGER for state in states):
             return Precision.INT8
         return Precision.FP32
+
+
+def _skipped(graph: ModelGraph, plan: CompressionPlan) -> tuple[set[str], set[str]]:
+    """Nodes that go with the skipped blocks, and the Adds that pass on what they get."""
+    skipped = [block for block in graph.blocks() if block.name in plan.skip]
+    return {node for block in skipped for node in block.nodes}, {block.join for block in skipped}

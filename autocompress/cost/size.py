@@ -36,15 +36,26 @@ class SizeModel:
             PlanError: the plan names what the graph has not.
         """
         layers = graph.layers()
-        plan.check(layers=[layer.name for layer in layers], groups=[group.name for group in graph.groups()])
+        plan.check(
+            layers=[layer.name for layer in layers],
+            groups=[group.name for group in graph.groups()],
+            blocks=[block.name for block in graph.blocks()],
+        )
         shares, nbytes, structure = self._parts(graph)
         removed = shares.removed(plan.prune)
+        skipped = [block for block in graph.blocks() if block.name in plan.skip]
+        gone = {name for block in skipped for name in block.initializers}
         by_weight = {layer.weight: layer for layer in layers}
         total = float(structure)
         for scale in _folded(graph):
+            if scale in gone:
+                total -= _BATCH_NORM_BYTES
+                continue
             # A folded BatchNormalization leaves the bias of the layer before it in place of four vectors.
             total -= _BATCH_NORM_BYTES + 3 * nbytes[scale] * shares.share(scale, removed)
         for name, size in nbytes.items():
+            if name in gone:
+                continue
             layer = by_weight.get(name)
             kept = size * shares.share(name, removed)
             total += kept if layer is None else _layer_bytes(layer, kept, plan.layer(layer.name))

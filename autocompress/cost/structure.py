@@ -40,6 +40,7 @@ class Operation:
         reads: indices of the values it reads.
         writes: index of the value it writes.
         final: whether it writes an output of the graph.
+        node: name of its node.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Operation:
     reads: tuple[int, ...]
     writes: int
     final: bool
+    node: str
 
 
 class Structure:
@@ -106,6 +108,7 @@ class Structure:
                     reads=tuple(dict.fromkeys(sources)),
                     writes=written[0],
                     final=any(str(value.name) in outputs for value in node.outputs),
+                    node=str(node.name),
                 )
             )
         self.operations = tuple(operations)

@@ -186,7 +186,7 @@ class CandidateEvaluator:
     def _recover(self, progress: _Progress, pruned: ModelGraph) -> ModelGraph:
         """Heal in rising budgets, judging after each on a small sample."""
         plan = progress.candidate.plan
-        heals = bool(plan.prune) and self._healing is not None
+        heals = plan.restructures and self._healing is not None
         steps = (plan.distillation or DistillationPlan()).steps if heals else 0
         budgets = self._policy.budgets if steps else (1.0,)
         after_first: float | None = None

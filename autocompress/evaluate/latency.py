@@ -54,9 +54,7 @@ class MeasuredLatency:
     def _time(self, graph: ModelGraph, policy: TimingPolicy) -> Measurement:
         timing = self._runtime.time(self._runtime.build(graph), self._baseline, policy)
         description: dict[str, Any] = dict(self._runtime.describe())
-        return latency_measurement(
-            timing, reference_ms=self._reference_ms, target=self._target, runtime=description
-        )
+        return latency_measurement(timing, reference_ms=self._reference_ms, target=self._target, runtime=description)
 
 
 class EstimatedLatency:

@@ -87,6 +87,8 @@ def single_change(choice: Choice, option: Option) -> CompressionPlan:
         return CompressionPlan(layers={choice.subject: precision.layer_plan})
     if choice.kind == "ratio":
         return CompressionPlan(prune={choice.subject: float(option)} if float(option) > 0 else {})
+    if choice.kind == "skip":
+        return CompressionPlan(skip=(choice.subject,) if int(option) else ())
     raise ValueError(f"A {choice.kind} has no sensitivity of its own.")
 
 
@@ -94,7 +96,7 @@ def _coarse_first(choices: Sequence[Choice]) -> Iterator[tuple[Choice, Option]]:
     """Options that change nothing (they cost nothing), the middle option of each choice, then the rest in turn."""
     queues: list[tuple[Choice, list[Option]]] = []
     for choice in choices:
-        if choice.kind not in ("precision", "ratio"):
+        if choice.kind not in ("precision", "ratio", "skip"):
             continue
         changing: list[Option] = []
         for option in choice.options:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from autocompress.core.errors import ModelError, UnknownNameError
-from autocompress.core.layer import LayerInfo, PruneGroup
+from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.graph import serializing
 
 if TYPE_CHECKING:
@@ -137,6 +137,16 @@ class ModelGraph:
     def groups(self) -> tuple[PruneGroup, ...]:
         """Channels that must be pruned together, blocked groups too."""
         return self._groups
+
+    @cached_property
+    def _blocks(self) -> tuple[SkipBlock, ...]:
+        from autocompress.graph.blocks import residual_blocks
+
+        return residual_blocks(self)
+
+    def blocks(self) -> tuple[SkipBlock, ...]:
+        """Residual blocks that can be skipped whole, in topological order."""
+        return self._blocks
 
     def macs(self) -> int:
         """Multiply-accumulates of all layers for one sample."""

@@ -97,10 +97,7 @@ def model_file_bytes(path: str | PathLike[str]) -> int:
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(f"{str(file)!r} is not an ONNX model.") from error
     locations = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     files = [file, *(file.parent / name for name in sorted(locations))]
     missing = next((part for part in files if not part.is_file()), None)

@@ -60,8 +60,8 @@ def compare(
 
     Returns:
         The rounds, which of them were calm, the ratio and its interval. ``details`` says how long it took, why it
-        stopped (``interval`` or ``time``), the reference's calm level, by how much the candidate's blocks exceed its own
-        (``candidate_excess``), and ``calm``: whether ``min_blocks`` rounds were calm and that excess is tolerable.
+        stopped (``interval`` or ``time``), the reference's calm level, by how much the candidate's blocks exceed its
+        own (``candidate_excess``), and ``calm``: whether ``min_blocks`` rounds were calm and that excess is tolerable.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     start = clock()

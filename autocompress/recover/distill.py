@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +19,14 @@ from autocompress.core.protocols import Dataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import clean_batches, fixed_batch, update_statistics
+from autocompress.recover.features import (
+    Feature,
+    Kept,
+    feature_loss,
+    feature_points,
+    match_features,
+    with_outputs,
+)
 from autocompress.recover.losses import distillation_loss
 from autocompress.recover.samples import TeacherSamples
 from autocompress.recover.schedule import cosine
@@ -65,7 +73,8 @@ class Distiller:
         dataset: training samples; labels are not used.
         seed: of the samples' order and mixture.
         threads: of torch while healing; default all cores this process may use.
-        augment: ``none``, ``mixup``, ``flip`` (images only), or ``auto``: ``mixup`` where every input is float.
+        augment: ``none``, ``mixup``, ``flip`` (images only), or ``auto``: ``flip`` for images, else ``mixup`` where
+            every input is float.
         copies: mixed copies of the data; more cost the teacher more time and help long healing.
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` at a tenth of the plan's learning rate.
         bfloat16: compute students in bfloat16; default where the processor has instructions for it.
@@ -93,9 +102,7 @@ class Distiller:
         self._optimizer = optimizer
         self._bfloat16 = has_fast_bfloat16() if bfloat16 is None else bfloat16
         self._statistics_samples = statistics_samples
-        self._samples = TeacherSamples(
-            self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies
-        )
+        self._samples = TeacherSamples(self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies)
 
     def heal(
         self,
@@ -106,6 +113,7 @@ class Distiller:
         start_step: int = 0,
         state: HealState | None = None,
         should_stop: Callable[[], bool] | None = None,
+        kept: Kept | None = None,
     ) -> HealResult:
         """Train for some of the plan's steps.
 
@@ -116,13 +124,16 @@ class Distiller:
             start_step: steps taken before.
             state: of the earlier result; without it the optimizer starts afresh.
             should_stop: asked before each step.
+            kept: teacher's value name to axis to the entries that the student still has; without it only values that
+                lost nothing are matched.
 
         Raises:
             CandidateError: the loss is no longer finite.
             Interrupted: ``should_stop`` said so; the steps of this call are lost.
         """
         with _threads(self._threads):
-            module = GraphModule(pruned)
+            features = self._features(pruned, kept or {}) if plan.feature_weight else []
+            module = GraphModule(with_outputs(pruned, [feature.student for feature in features]))
             optimizer = self._make_optimizer(module, plan)
             if state is not None:
                 # The optimizer would go on in the very tensors that it is given: the state must serve again.
@@ -134,7 +145,7 @@ class Distiller:
             for step in range(start_step, start_step + steps):
                 if should_stop is not None and should_stop():
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
-                losses.append(self._step(module, optimizer, plan, step, size))
+                losses.append(self._step(module, optimizer, plan, step, size, features))
             batches = clean_batches(pruned, self._dataset, self._statistics_samples, 64)
             update_statistics(module, batches)
         last = losses[-10:]
@@ -145,14 +156,27 @@ class Distiller:
         )
 
     def _step(
-        self, module: GraphModule, optimizer: torch.optim.Optimizer, plan: DistillationPlan, step: int, size: int
+        self,
+        module: GraphModule,
+        optimizer: torch.optim.Optimizer,
+        plan: DistillationPlan,
+        step: int,
+        size: int,
+        features: Sequence[Feature],
     ) -> float:
-        inputs, targets = self._samples.batch(step, size)
+        if features:
+            inputs = self._samples.inputs(step, size)
+            targets = self._teach_features(inputs, features)
+        else:
+            inputs, targets = self._samples.batch(step, size)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * cosine(step, plan.steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             outputs = _listed(module(*inputs))
-        loss = distillation_loss(outputs, targets, plan.temperature)
+        count = len(outputs) - len(features)
+        loss = distillation_loss(outputs[:count], targets[:count], plan.temperature)
+        if features:
+            loss = loss + plan.feature_weight * feature_loss(outputs[count:], targets[count:], features)
         value = float(loss.detach())
         if value != value or value in (float("inf"), float("-inf")):
             raise CandidateError("heal", f"the loss is {value} at step {step} (learning rate {plan.learning_rate:g})")
@@ -173,6 +197,22 @@ class Distiller:
     @cached_property
     def _teacher_module(self) -> GraphModule:
         return GraphModule(self._teacher).eval()
+
+    def _features(self, student: ModelGraph, kept: Kept) -> list[Feature]:
+        return match_features(self._teacher, student, feature_points(self._teacher), kept)
+
+    @torch.no_grad()
+    def _teach_features(self, inputs: tuple[Tensor, ...], features: Sequence[Feature]) -> list[Tensor]:
+        """The teacher's outputs, then its value at each feature."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            found = _listed(self._feature_module(*inputs))
+        n_outputs = len(self._teacher.output_names)
+        place = {name: n_outputs + index for index, name in enumerate(feature_points(self._teacher))}
+        return [*found[:n_outputs], *(found[place[feature.teacher]] for feature in features)]
+
+    @cached_property
+    def _feature_module(self) -> GraphModule:
+        return GraphModule(with_outputs(self._teacher, feature_points(self._teacher))).eval()
 
     @torch.no_grad()
     def _teach(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:

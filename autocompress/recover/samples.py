@@ -14,6 +14,8 @@ from autocompress.core.errors import DataError, UnknownNameError, UserError
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
 
+#: Grey, colour, colour with transparency: what is taken for an image.
+_IMAGE_CHANNELS = (1, 3, 4)
 AUGMENTATIONS = ("auto", "none", "mixup", "flip")
 #: Teacher outputs past this many bytes are computed anew each time instead of being kept.
 CACHE_BYTES = 1 << 30
@@ -31,7 +33,8 @@ class TeacherSamples:
         specs: the graph, for its inputs' types and shapes.
         dataset: its labels are not used.
         seed: of the pool and the order.
-        augment: one of :data:`AUGMENTATIONS`; ``auto`` is ``mixup`` where every input is float, else ``none``.
+        augment: one of :data:`AUGMENTATIONS`; ``auto`` is ``flip`` where every input is images, else ``mixup`` where
+            every input is float, else ``none``. The teacher labels what comes out, so a mirrored digit is no wrong one.
         copies: mixed copies of the data in the pool.
     """
 
@@ -77,9 +80,16 @@ class TeacherSamples:
         Returns:
             Inputs, each ``(size, ...)``, and outputs, each ``(size, ...)``.
         """
-        places = np.array([self._place(i) for i in range(step * size, (step + 1) * size)], np.intp)
+        places = self._places(step, size)
         inputs = self._inputs(places)
         return inputs, self._targets(places, inputs)
+
+    def inputs(self, step: int, size: int) -> tuple[Tensor, ...]:
+        """Inputs of one step alone; see :meth:`batch`."""
+        return self._inputs(self._places(step, size))
+
+    def _places(self, step: int, size: int) -> NDArray[np.intp]:
+        return np.array([self._place(i) for i in range(step * size, (step + 1) * size)], np.intp)
 
     def _place(self, position: int) -> int:
         epoch, offset = divmod(position, len(self))
@@ -126,7 +136,8 @@ def _resolved(augment: str, graph: ModelGraph) -> str:
         raise UnknownNameError("augmentation", augment, AUGMENTATIONS)
     floats = all(_is_float(spec.dtype) for spec in graph.input_specs)
     if augment == "auto":
-        return "mixup" if floats else "none"
+        images = floats and all(len(s.shape) == 4 and s.shape[1] in _IMAGE_CHANNELS for s in graph.input_specs)
+        return "flip" if images else "mixup" if floats else "none"
     if augment == "mixup" and not floats:
         raise UserError("`mixup` needs float inputs; use augment='none'.")
     if augment == "flip" and not all(len(spec.shape) == 4 for spec in graph.input_specs):

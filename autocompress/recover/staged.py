@@ -12,6 +12,7 @@ from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
+from autocompress.recover.features import Kept
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class StagedHealing:
         seed: of the sample order.
         capacity: structures to remember; the least recently used is forgotten.
         should_stop: asked at each step.
+        kept: which entries of each of the teacher's values a plan keeps; without it less can be matched inside.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class StagedHealing:
         seed: int = 0,
         capacity: int = 24,
         should_stop: Callable[[], bool] = lambda: False,
+        kept: Callable[[CompressionPlan], Kept] | None = None,
     ) -> None:
         self._distiller = Distiller(teacher, dataset, seed=seed)
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._should_stop = should_stop
+        self._kept = kept
 
     def heal(self, pruned: ModelGraph, plan: CompressionPlan, share: float = 1.0) -> ModelGraph:
         """Heal up to ``share`` of the plan's steps; 0 steps re-estimate BatchNorm only.
@@ -79,6 +83,7 @@ class StagedHealing:
             start_step=done,
             state=entry.state if done else None,
             should_stop=self._should_stop,
+            kept=None if self._kept is None else self._kept(plan),
         )
         entry.graphs[until] = result.graph
         if until == healing.steps:

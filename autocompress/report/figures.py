@@ -15,7 +15,7 @@ from autocompress.core.measurement import Measurement
 from autocompress.core.objective import QUALITY_METRICS, Objective
 from autocompress.core.pareto import ParetoFront
 from autocompress.core.trial import Trial, TrialState
-from autocompress.report.layerwise import LayerTable
+from autocompress.report.layerwise import SKIPPED, LayerTable
 from autocompress.report.points import frame, hover_text, label, option_title, ranked, test_value, values
 from autocompress.report.wording import axis_title, scaled
 
@@ -31,6 +31,7 @@ PRECISION_COLORS = {
     "int8": "#3b82f6",
     "int4": "#7c3aed",
     "int2": "#be185d",
+    SKIPPED: "#374151",
 }
 #: Columns up to which the layer table's cells carry text.
 MOST_LABELLED = 16

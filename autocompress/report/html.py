@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from autocompress.core.layer import LayerInfo, PruneGroup
+from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.core.objective import Objective
 from autocompress.core.pareto import ParetoFront
 from autocompress.core.space import SearchSpace
@@ -37,6 +37,7 @@ def write_report(
     baseline: Trial,
     layers: Sequence[LayerInfo],
     groups: Sequence[PruneGroup],
+    blocks: Sequence[SkipBlock] = (),
     recommended: Mapping[str, Trial] | None = None,
     title: str = "Compression search",
 ) -> Path:
@@ -53,6 +54,7 @@ def write_report(
         baseline: the trial of the uncompressed model.
         layers: of the uncompressed graph.
         groups: likewise.
+        blocks: likewise.
         recommended: title to trial, for the cards at the top.
         title: of the page.
 
@@ -64,7 +66,7 @@ def write_report(
         _banner(trials) if estimated else "",
         cards(baseline, front, recommended),
         _front_section(trials, front, objectives, baseline),
-        _layer_section(front, layers, groups),
+        _layer_section(front, layers, groups, blocks),
         _progress_section(trials, objectives, baseline, estimated),
         _sensitivity_section(sensitivities or {}),
         _section(
@@ -143,11 +145,16 @@ def _second_metric(front: ParetoFront, first: Objective) -> str:
     return next(m for m in metrics if all(m in t.measurements for t in front.trials))
 
 
-def _layer_section(front: ParetoFront, layers: Sequence[LayerInfo], groups: Sequence[PruneGroup]) -> str:
+def _layer_section(
+    front: ParetoFront, layers: Sequence[LayerInfo], groups: Sequence[PruneGroup], blocks: Sequence[SkipBlock]
+) -> str:
     if not front.trials or not layers:
         return ""
-    figure = figures.layer_figure(layer_table(front.trials, layers, groups))
-    note = "One column a front point, one row a layer in the graph's order. Rows without a number cannot be pruned."
+    figure = figures.layer_figure(layer_table(front.trials, layers, groups, blocks))
+    note = (
+        "One column a front point, one row a layer in the graph's order. Rows without a number cannot be pruned; "
+        "the layers of a skipped block are gone."
+    )
     return _section("Layer by layer", note, figures.to_div(figure, "figure-layers"))
 
 
@@ -167,7 +174,11 @@ def _sensitivity_section(sensitivities: Mapping[str, Mapping[str, float]]) -> st
     kinds = split_sensitivities(sensitivities)
     if not kinds:
         return ""
-    titles = {"precision": "Fewer bits in one layer", "ratio": "Channels removed from one group, not healed"}
+    titles = {
+        "precision": "Fewer bits in one layer",
+        "ratio": "Channels removed from one group, not healed",
+        "skip": "One residual block skipped, not healed",
+    }
     parts = []
     for kind, subjects in kinds.items():
         figure = figures.sensitivity_figure(subjects, kind)

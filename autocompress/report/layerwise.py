@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autocompress.core.layer import LayerInfo, PruneGroup, kept_channels
+from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock, kept_channels
 from autocompress.core.target import Precision
 from autocompress.core.trial import Trial
+
+#: Stands for the precision of a layer that is not there.
+SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +30,32 @@ class LayerTable:
     kept: tuple[tuple[float | None, ...], ...]
 
 
-def layer_table(trials: Sequence[Trial], layers: Sequence[LayerInfo], groups: Sequence[PruneGroup]) -> LayerTable:
-    """Precision and kept share of every layer in every trial."""
+def layer_table(
+    trials: Sequence[Trial],
+    layers: Sequence[LayerInfo],
+    groups: Sequence[PruneGroup],
+    blocks: Sequence[SkipBlock] = (),
+) -> LayerTable:
+    """Precision and kept share of every layer in every trial; a layer of a skipped block is :data:`SKIPPED`."""
+    block_of = {name: block.name for block in blocks for name in block.layers}
     by_name = {group.name: group for group in groups}
     return LayerTable(
         layers=tuple(layer.name for layer in layers),
         trials=tuple(trials),
-        precision=tuple(tuple(Precision.of(t.plan.layer(layer.name)).value for t in trials) for layer in layers),
-        kept=tuple(tuple(_kept(t, by_name.get(layer.prune_group or "")) for t in trials) for layer in layers),
+        precision=tuple(
+            tuple(
+                SKIPPED if block_of.get(layer.name) in t.plan.skip else Precision.of(t.plan.layer(layer.name)).value
+                for t in trials
+            )
+            for layer in layers
+        ),
+        kept=tuple(
+            tuple(
+                0.0 if block_of.get(layer.name) in t.plan.skip else _kept(t, by_name.get(layer.prune_group or ""))
+                for t in trials
+            )
+            for layer in layers
+        ),
     )
 
 

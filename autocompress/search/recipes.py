@@ -6,6 +6,7 @@ learn from first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ Assignment = dict[str, Any]
 UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
 #: Shares of the multiply-accumulates that ranked pruning saves.
 MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
+#: Shares of the residual blocks that are skipped, the most telling first.
+SKIPPED_SHARES = (0.34, 0.17, 0.5, 0.67)
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
@@ -65,10 +68,9 @@ class _Seeds:
             yield self._candidate("baseline", Precision.INT8.value, {}, "int8", heal=True)
         ranked = list(self._ranked(fast))
         uniform = list(self._uniform(fast))
-        yield from uniform[:1]
-        yield from ranked[:1]
-        yield from uniform[1:]
-        yield from ranked[1:]
+        skipped = list(self._skipped(fast))
+        for several in itertools.zip_longest(skipped, uniform, ranked):
+            yield from (candidate for candidate in several if candidate is not None)
         yield from self._sensitive_layers_in_float(fast)
         yield from self._four_bit()
         if fast != Precision.FP32.value:
@@ -81,6 +83,22 @@ class _Seeds:
             ratios = self._nearest_ratios(level)
             if ratios:
                 yield self._candidate("recipe", precision, ratios, f"prune {100 * level:g}% + {precision}")
+
+    def _skipped(self, precision: str) -> Iterator[Candidate]:
+        """The residual blocks that matter least left out, and the same with narrower layers."""
+        choices = self._choices("skip")
+        hurt = {c.name: self.sensitivities.get(c.name, {}).get("1", 0.0) for c in choices}
+        order = sorted(hurt, key=lambda name: hurt[name])
+        for share in SKIPPED_SHARES:
+            count = round(share * len(order))
+            changes: dict[str, Any] = dict.fromkeys(order[:count], 1)
+            if changes:
+                label = f"skip {count} block{'s' * (count > 1)}"
+                yield self._candidate("recipe", precision, changes, f"{label} + {precision}")
+                narrow = self._nearest_ratios(UNIFORM_RATIOS[1])
+                if narrow and share == SKIPPED_SHARES[0]:
+                    label = f"{label} + prune {100 * UNIFORM_RATIOS[1]:g}% + {precision}"
+                    yield self._candidate("recipe", precision, {**changes, **narrow}, label)
 
     def _without_healing(self, precision: str) -> Iterator[Candidate]:
         """One pruned candidate that is not trained, to see what healing is worth."""
@@ -179,7 +197,7 @@ class _Seeds:
         for choice in self.space.choices:
             if choice.kind == "precision":
                 assignment[choice.name] = precision if precision in choice.options else self._float_like(choice)
-            elif choice.kind == "ratio":
+            elif choice.kind in ("ratio", "skip"):
                 assignment[choice.name] = choice.options[0]
             elif choice.name == "distillation:steps":
                 assignment[choice.name] = choice.options[-1 if heal else 0]

@@ -7,10 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from autocompress.core.errors import SpaceError, UnknownNameError
-from autocompress.core.layer import PruneGroup, kept_channels
+from autocompress.core.layer import PruneGroup, SkipBlock, kept_channels
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CALIBRATORS, IMPORTANCES
 from autocompress.core.protocols import Graph
@@ -53,6 +62,7 @@ class DistillationTemplate(BaseModel):
     learning_rate: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02, 0.05)
     temperature: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (2.0, 4.0)
     batch_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64,)
+    feature_weight: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (100.0,)
 
 
 class SpaceTemplate(BaseModel):
@@ -64,6 +74,7 @@ class SpaceTemplate(BaseModel):
         precisions: for every layer; float32 is always offered.
         size_only: when precisions that only make the file smaller are offered: ``auto`` where size counts.
         ratios: of channels to remove.
+        skip: whether residual blocks may be left out whole.
         importance: ways to rank channels.
         calibrators: ways to choose activation ranges.
         distillation: ways to heal.
@@ -76,6 +87,7 @@ class SpaceTemplate(BaseModel):
     precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4)
     size_only: Literal["auto", "always"] = "auto"
     ratios: RatioTemplate = RatioTemplate()
+    skip: bool = True
     importance: Annotated[tuple[str, ...], Field(min_length=1)] = ("l1",)
     calibrators: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax",)
     distillation: DistillationTemplate = DistillationTemplate()
@@ -152,8 +164,11 @@ def build_space(
     offered = {Precision(str(option)) for choice in precisions for option in choice.options} or {Precision.FP32}
     multiple = spec.multiple(Precision.INT8) if offered & _INTEGER else max(spec.multiple(p) for p in offered)
     ratios, multiples = _ratio_choices(graph.groups(), multiple, template.ratios, refused)
-    others = _other_choices(template, integer=bool(offered & _INTEGER), prunes=bool(ratios))
-    every = [*precisions, *ratios]
+    skips = _skip_choices(graph.blocks(), template)
+    others = _other_choices(
+        template, integer=bool(offered & _INTEGER), ranks=bool(ratios), heals=bool(ratios) or bool(skips)
+    )
+    every = [*precisions, *ratios, *skips]
     if not any(len(choice.options) > 1 for choice in every):
         reasons = [f"{r.option} for {r.subject}: {r.reason}" for r in refused.listed()]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
@@ -164,6 +179,7 @@ def build_space(
         fixed=tuple(choice for choice in every if len(choice.options) == 1),
         refused=refused.listed(),
         channel_multiple=multiples,
+        inside=_inside(graph) if skips else {},
     )
 
 
@@ -267,7 +283,23 @@ def _exact_ratio(channels: int, width: int) -> float:
     return ratio if kept_channels(channels, ratio) == width else 1.0 - width / channels
 
 
-def _other_choices(template: SpaceTemplate, *, integer: bool, prunes: bool) -> list[Choice]:
+def _skip_choices(blocks: Sequence[SkipBlock], template: SpaceTemplate) -> list[Choice]:
+    if not template.skip:
+        return []
+    return [Choice(name=f"skip:{b.name}", kind="skip", subject=b.name, options=(0, 1)) for b in blocks]
+
+
+def _inside(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Block name to its layers and to the groups that no weight outside has a part in."""
+    found = {}
+    for block in graph.blocks():
+        own = set(block.initializers)
+        groups = [g.name for g in graph.groups() if all(member.initializer in own for member in g.members)]
+        found[block.name] = tuple(dict.fromkeys([*block.layers, *groups]))
+    return found
+
+
+def _other_choices(template: SpaceTemplate, *, integer: bool, ranks: bool, heals: bool) -> list[Choice]:
     """How channels are ranked, how activations are calibrated, how pruned candidates are healed."""
     choices: list[Choice] = []
 
@@ -275,11 +307,11 @@ def _other_choices(template: SpaceTemplate, *, integer: bool, prunes: bool) -> l
         unique = tuple(dict.fromkeys(options))
         choices.append(Choice(name=name, kind=kind, subject=subject, options=unique, ordered=ordered))
 
-    if prunes:
+    if ranks:
         add("importance", "importance", "importance", template.importance)
     if integer:
         add("calibrator", "calibrator", "calibrator", template.calibrators)
-    if prunes:
+    if heals:
         for field, options in template.distillation.model_dump().items():
             add(f"distillation:{field}", "distillation", field, sorted(options), ordered=True)
     return choices

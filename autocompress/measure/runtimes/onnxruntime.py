@@ -238,6 +238,8 @@ class OnnxRuntime:
         try:
             session, held = create_session(source, options)
         except ORT_ERRORS as error:
-            reason = first_line(error).removeprefix(f"Load model from {source!s} failed:")
+            reason = first_line(error)
+            if isinstance(source, Path):
+                reason = reason.removeprefix(f"Load model from {source} failed:")
             raise ModelError(f"{title} cannot be loaded by ONNX Runtime: {reason}.") from error
         return OrtArtifact(session, held, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,10 +145,10 @@ class ProbeResult:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        readings = {name: Reading.from_dict(data["readings"][name]) for name in ("uint8", "int8", "fp16")}
+        values: dict[str, Any] = {name: Reading.from_dict(data["readings"][name]) for name in ("uint8", "int8", "fp16")}
         channel_ms = {p: {int(c): float(ms) for c, ms in times.items()} for p, times in data["channel_ms"].items()}
-        plain = {name: data[name] for name in ("threads", "version", "fingerprint", "when")}
-        return cls(**readings, channel_ms=channel_ms, **plain)
+        values.update({name: data[name] for name in ("threads", "version", "fingerprint", "when")})
+        return cls(channel_ms=channel_ms, **values)
 
 
 def probe_int8(threads: int = 1, *, refresh: bool = False, cache: Path | None = None) -> ProbeResult:
@@ -160,22 +161,26 @@ def probe_int8(threads: int = 1, *, refresh: bool = False, cache: Path | None = 
     """
     runtime = OnnxRuntime(threads=threads)
     about = runtime.describe()
-    key = {"schema": _SCHEMA, **{name: about[name] for name in ("fingerprint", "version", "threads", "spinning")}}
+    key = cache_key(about)
     files = JsonCache("probe", cache)
     found = None if refresh else _parse(files.read(key))
     if found is not None:
         return found
     reference = runtime.build(residual_net("fp32"))
-    uint8, int8, fp16 = (_read(runtime, variant, reference) for variant in ("uint8", "int8", "fp16"))
+    variants: tuple[Variant, ...] = ("uint8", "int8", "fp16")
+    uint8, int8, fp16 = (_read(runtime, variant, reference) for variant in variants)
     best: Variant = "int8" if int8.interval.high < uint8.interval.low else "uint8"
+    ratios = {
+        "fp32": _channel_ratios(runtime, "fp32", reference),
+        "int8": _channel_ratios(runtime, best, reference),
+    }
+    # One level for all, known only now: a ratio times the level of its own minute would compare minutes.
+    level = min(reference.calm_levels_ms, default=statistics.median(uint8.reference_samples))
     result = ProbeResult(
         uint8=uint8,
         int8=int8,
         fp16=fp16,
-        channel_ms={
-            "fp32": _channel_times(runtime, "fp32", reference),
-            "int8": _channel_times(runtime, best, reference),
-        },
+        channel_ms={name: {channels: ratio * level for channels, ratio in of.items()} for name, of in ratios.items()},
         threads=threads,
         version=str(about["version"]),
         fingerprint=str(about["fingerprint"]),
@@ -184,6 +189,11 @@ def probe_int8(threads: int = 1, *, refresh: bool = False, cache: Path | None = 
     if result.calm:
         files.write(key, result.to_dict())
     return result
+
+
+def cache_key(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on, of a runtime's ``describe()``."""
+    return {"schema": _SCHEMA, **{name: about[name] for name in ("fingerprint", "version", "threads", "spinning")}}
 
 
 def recommended_multiple(times: Mapping[int, float]) -> int:
@@ -210,14 +220,10 @@ def _read(runtime: OnnxRuntime, variant: Variant, reference: OrtArtifact) -> Rea
     return Reading.of(runtime.time(runtime.build(residual_net(variant)), reference, _POLICY))
 
 
-def _channel_times(runtime: OnnxRuntime, variant: Variant, reference: OrtArtifact) -> dict[int, float]:
-    """Milliseconds by channels, all relative to one calm level of the reference."""
-    times: dict[int, float] = {}
-    for channels in CHANNELS:
-        net = runtime.build(residual_net(variant, channels=channels))
-        ratio = runtime.time(net, reference, _CHANNEL_POLICY).ratio
-        times[channels] = ratio * min(reference.calm_levels_ms, default=1.0)
-    return times
+def _channel_ratios(runtime: OnnxRuntime, variant: Variant, reference: OrtArtifact) -> dict[int, float]:
+    """Latency by channels as a share of the reference's."""
+    nets = {channels: runtime.build(residual_net(variant, channels=channels)) for channels in CHANNELS}
+    return {channels: runtime.time(net, reference, _CHANNEL_POLICY).ratio for channels, net in nets.items()}
 
 
 def _parse(data: Mapping[str, Any] | None) -> ProbeResult | None:
