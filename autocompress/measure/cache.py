@@ -52,13 +52,13 @@ class JsonCache:
 
     def write(self, key: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         """Keep ``entry``; a reader sees all of it or nothing. A folder that cannot be written is left alone."""
-        path = self.path(key)
+        path, text = self.path(key), json.dumps(entry, indent=2)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(entry, file, indent=2)
+                    file.write(text)
                 Path(name).replace(path)
             except OSError:
                 Path(name).unlink(missing_ok=True)

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.core.errors import AutocompressError, CandidateError, ModelError, UnknownNameError, UserError
+from autocompress.core.errors import (
+    AutocompressError,
+    CandidateError,
+    ModelError,
+    TargetError,
+    UnknownNameError,
+    UserError,
+)
 from autocompress.core.measurement import CAREFUL, Interval, PairedTiming, Provenance, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
@@ -129,7 +136,8 @@ def measure_files(
         One entry a file, in order.
 
     Raises:
-        UserError: no file, a file that is missing or cannot be loaded or run, an unknown runtime.
+        UserError: no file, a file that is missing or cannot be loaded or run, an unknown runtime, a device that
+            gives no answer.
     """
     if runtime not in RUNTIMES:
         raise UnknownNameError("runtime", runtime, RUNTIMES)
@@ -188,7 +196,11 @@ def _measure_pair(
     }
     limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
     output = transport.run_module(__name__, json.dumps(request), timeout_seconds=limit)
-    answer = json.loads(output.splitlines()[-1])
+    try:
+        # Only the last line is ours: a library may have printed something of its own.
+        answer = json.loads((output.splitlines() or [""])[-1])
+    except ValueError as error:
+        raise TargetError(f"{__name__} on {transport.url} gave no answer for {str(candidate)!r}.") from error
     if "error" in answer:
         raise ModelError(f"{str(candidate)!r}: {answer['error']}")
     return FileTiming.from_dict({**answer, "path": str(candidate)})

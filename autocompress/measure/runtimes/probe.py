@@ -143,7 +143,7 @@ class ProbeResult:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            AttributeError, KeyError, TypeError, ValueError: it is something else.
         """
         values: dict[str, Any] = {name: Reading.from_dict(data["readings"][name]) for name in ("uint8", "int8", "fp16")}
         channel_ms = {p: {int(c): float(ms) for c, ms in times.items()} for p, times in data["channel_ms"].items()}

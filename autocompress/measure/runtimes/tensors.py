@@ -66,7 +66,8 @@ def random_sample(specs: Sequence[TensorSpec], *, seed: int = 0, batch: int = 1)
         shape = tuple((batch if axis == 0 else 1) if size is None else size for axis, size in enumerate(spec.shape))
         kind = spec.dtype.kind
         values = rng.standard_normal(shape, dtype=np.float32) if kind == "f" else rng.integers(0, 2, size=shape)
-        arrays.append(np.ascontiguousarray(np.asarray(values).astype(spec.dtype)))
+        # `ascontiguousarray` would give a scalar an axis.
+        arrays.append(np.asarray(values, dtype=spec.dtype, order="C"))
     return tuple(arrays)
 
 
