@@ -1,0 +1,129 @@
+"""The last word on a front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.core.errors import Interrupted, ModelError
+from autocompress.core.measurement import Interval, Measurement, Provenance, TimingPolicy
+from autocompress.core.trial import Trial
+from autocompress.evaluate.finalists import quality_with_test, remeasure
+from autocompress.hardware.host import host_fingerprint
+
+POLICY = TimingPolicy(block_ms=1.0, half_width=0.2, max_seconds=0.2, warmup_seconds=0.02)
+
+
+def write(path: Path, outputs: int) -> Path:
+    """A linear model as a file."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])],
+        [numpy_helper.from_array(np.ones((8, outputs), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    return write(tmp_path / "baseline.onnx", 4)
+
+
+@pytest.fixture
+def finalists(tmp_path: Path, trial_factory: Callable[..., Trial]) -> list[tuple[Trial, Path]]:
+    return [(trial_factory(n, latency_ms=float(n)), write(tmp_path / f"{n}.onnx", 4 + n)) for n in (1, 2)]
+
+
+def measure(finalists: Any, baseline: Path, **options: Any) -> list[Trial]:
+    given = {"reference_ms": 8.0, "target": "local", "threads": 1, "policy": POLICY, **options}
+    return remeasure(finalists, baseline, **given)
+
+
+def test_each_finalist_gets_a_new_latency_and_keeps_the_rest(
+    finalists: list[tuple[Trial, Path]], baseline: Path
+) -> None:
+    found = measure(finalists, baseline)
+    assert [trial.number for trial in found] == [1, 2]
+    for (before, _), after in zip(finalists, found, strict=True):
+        latency = after.measurements["latency_ms"]
+        assert latency.value == pytest.approx(8.0 * latency.details["ratio"])
+        assert latency.details["fresh_process"] is True
+        assert {k: v for k, v in after.measurements.items() if k != "latency_ms"} == {
+            k: v for k, v in before.measurements.items() if k != "latency_ms"
+        }
+        assert after.candidate == before.candidate
+
+
+def test_the_searchs_own_figure_is_kept_so_that_luck_shows(finalists: list[tuple[Trial, Path]], baseline: Path) -> None:
+    found = measure(finalists, baseline)
+    assert [trial.measurements["latency_ms"].details["searched"] for trial in found] == [1.0, 2.0]
+
+
+def test_the_new_latency_has_its_provenance(finalists: list[tuple[Trial, Path]], baseline: Path) -> None:
+    latency = measure(finalists[:1], baseline, target="local", threads=1)[0].measurements["latency_ms"]
+    assert latency.provenance is Provenance.MEASURED
+    assert latency.samples and len(latency.samples) == len(latency.reference_samples)
+    assert latency.runtime.startswith("onnxruntime ") and latency.runtime.endswith(" cpu")
+    assert (latency.target, latency.fingerprint) == ("local", host_fingerprint())
+    assert (latency.details["threads"], latency.details["spinning"]) == (1, True)
+    assert Measurement.from_dict(latency.to_dict()) == latency
+
+
+def test_the_sample_given_is_timed(finalists: list[tuple[Trial, Path]], baseline: Path) -> None:
+    (found,) = measure(finalists[:1], baseline, sample=(np.zeros((3, 8), np.float32),))
+    assert found.measurements["latency_ms"].details["sample_shapes"] == [[1, 8]]
+
+
+def test_it_says_which_trial_comes_next_and_stops_when_asked(
+    finalists: list[tuple[Trial, Path]], baseline: Path
+) -> None:
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        measure(finalists, baseline, on_file=lambda t: seen.append(t.number), should_stop=lambda: len(seen) == 1)
+    assert seen == [1]
+
+
+def test_a_missing_artifact_is_named(finalists: list[tuple[Trial, Path]], baseline: Path) -> None:
+    finalists[0][1].unlink()
+    with pytest.raises(ModelError, match=r"1\.onnx"):
+        measure(finalists, baseline)
+
+
+def test_no_finalists_need_no_time(baseline: Path) -> None:
+    assert measure([], baseline) == []
+
+
+def test_the_test_sets_quality_stands_beside_the_validation_figure(trial_factory: Callable[..., Trial]) -> None:
+    trial = trial_factory(3, accuracy=0.9)
+    test = Measurement(
+        metric="accuracy",
+        value=0.88,
+        unit="1",
+        provenance=Provenance.MEASURED,
+        interval=Interval(low=0.86, high=0.9),
+        samples=(0.88,),
+    )
+    found = quality_with_test(trial, "accuracy", test)
+    assert found.value("accuracy") == 0.9
+    assert found.measurements["accuracy"].details["test"] == 0.88
+    assert found.measurements["accuracy"].details["test_interval"] == [0.86, 0.9, 0.95]
+    assert found.measurements["latency_ms"] == trial.measurements["latency_ms"]
+    without = quality_with_test(trial, "accuracy", replace(test, interval=None))
+    assert without.measurements["accuracy"].details["test_interval"] is None
+
+
+def test_the_trial_given_stays_as_it_was(trial_factory: Callable[..., Trial]) -> None:
+    trial = trial_factory(3)
+    details = dict(trial.measurements["accuracy"].details)
+    quality_with_test(trial, "accuracy", replace(trial.measurements["accuracy"], value=0.1))
+    assert dict(trial.measurements["accuracy"].details) == details
