@@ -34,6 +34,7 @@ from autocompress.outcome import outcome_of, record_of, write_documents, write_s
 from autocompress.recover.staged import StagedHealing
 from autocompress.report.progress import hypervolume_share
 from autocompress.report.tables import write_trials
+from autocompress.search.promotion import Promotion
 from autocompress.search.recipes import recipes
 from autocompress.search.samplers import check_sampler, make_sampler
 from autocompress.search.space_builder import build_space, load_template
@@ -264,8 +265,14 @@ class _Search:
             on_stage=self._observer.on_stage,
             should_stop=stop,
         )
-        proposer = make_sampler(
-            self._request.sampler, self._space, store, self._objectives, constraints, seed=self._request.seed
+        proposer = Promotion(
+            make_sampler(
+                self._request.sampler, self._space, store, self._objectives, constraints, seed=self._request.seed
+            ),
+            space=self._space,
+            store=store,
+            objectives=self._objectives,
+            constraints=constraints,
         )
         return tune(
             evaluator=evaluator,

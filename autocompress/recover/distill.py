@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autocompress.compress.fold import fold_batch_norm
 from autocompress.core.errors import CandidateError, Interrupted, UnknownNameError
 from autocompress.core.plan import DistillationPlan
 from autocompress.core.protocols import Dataset
@@ -32,6 +33,8 @@ from autocompress.recover.samples import TeacherSamples
 from autocompress.recover.schedule import cosine
 
 OPTIMIZERS = ("sgd", "adamw")
+#: What a teacher said is kept up to this size; later steps are computed anew for each student.
+LESSON_BYTES = 1 << 30
 _MOMENTUM = 0.9
 _MAX_GRADIENT_NORM = 5.0
 #: AdamW moves every weight by about its learning rate; a tenth of SGD's healed the same nets equally well.
@@ -102,6 +105,8 @@ class Distiller:
         self._optimizer = optimizer
         self._bfloat16 = has_fast_bfloat16() if bfloat16 is None else bfloat16
         self._statistics_samples = statistics_samples
+        self._lessons: dict[tuple[int, int], tuple[tuple[Tensor, ...], list[Tensor]]] = {}
+        self._lesson_bytes = 0
         self._samples = TeacherSamples(self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies)
 
     def heal(
@@ -165,8 +170,8 @@ class Distiller:
         features: Sequence[Feature],
     ) -> float:
         if features:
-            inputs = self._samples.inputs(step, size)
-            targets = self._teach_features(inputs, features)
+            inputs, values = self._lesson(step, size)
+            targets = [*values[: len(self._teacher.output_names)], *(values[self._place[f.teacher]] for f in features)]
         else:
             inputs, targets = self._samples.batch(step, size)
         for group in optimizer.param_groups:
@@ -199,20 +204,36 @@ class Distiller:
         return GraphModule(self._teacher).eval()
 
     def _features(self, student: ModelGraph, kept: Kept) -> list[Feature]:
-        return match_features(self._teacher, student, feature_points(self._teacher), kept)
+        points = [point for point in feature_points(self._teacher) if point in self._place]
+        return match_features(self._teacher, student, points, kept)
 
     @torch.no_grad()
-    def _teach_features(self, inputs: tuple[Tensor, ...], features: Sequence[Feature]) -> list[Tensor]:
-        """The teacher's outputs, then its value at each feature."""
+    def _lesson(self, step: int, size: int) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """One step's inputs, and the teacher's outputs and features for them.
+
+        Every student sees the same samples at the same step, so what the first needed is kept for the others.
+        """
+        known = self._lessons.get((step, size))
+        if known is not None:
+            return known
+        inputs = self._samples.inputs(step, size)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            found = _listed(self._feature_module(*inputs))
-        n_outputs = len(self._teacher.output_names)
-        place = {name: n_outputs + index for index, name in enumerate(feature_points(self._teacher))}
-        return [*found[:n_outputs], *(found[place[feature.teacher]] for feature in features)]
+            values = _listed(self._feature_module(*inputs))
+        if self._lesson_bytes < LESSON_BYTES:
+            self._lesson_bytes += sum(value.nbytes for value in (*inputs, *values))
+            self._lessons[step, size] = inputs, values
+        return inputs, values
 
     @cached_property
     def _feature_module(self) -> GraphModule:
-        return GraphModule(with_outputs(self._teacher, feature_points(self._teacher))).eval()
+        # Folded, the teacher computes the same values with fewer operators.
+        teacher = fold_batch_norm(self._teacher)
+        points = [point for point in feature_points(self._teacher) if point in teacher.values]
+        return GraphModule(with_outputs(teacher, points)).eval()
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self._feature_module.output_names)}
 
     @torch.no_grad()
     def _teach(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:

@@ -27,7 +27,7 @@ UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
 #: Shares of the multiply-accumulates that ranked pruning saves.
 MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
 #: Shares of the residual blocks that are skipped, the most telling first.
-SKIPPED_SHARES = (0.34, 0.17, 0.5, 0.67)
+SKIPPED_SHARES = (0.3, 0.57, 0.15, 0.43, 0.71)
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
@@ -200,7 +200,8 @@ class _Seeds:
             elif choice.kind in ("ratio", "skip"):
                 assignment[choice.name] = choice.options[0]
             elif choice.name == "distillation:steps":
-                assignment[choice.name] = choice.options[-1 if heal else 0]
+                # Half the budget at first: the search gives those that prove good the whole.
+                assignment[choice.name] = self._default(choice) if heal else choice.options[0]
             else:
                 assignment[choice.name] = self._default(choice)
         assignment.update(changes)

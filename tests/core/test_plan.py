@@ -80,7 +80,7 @@ def test_broken_json_is_refused() -> None:
 def test_an_unknown_layer_is_refused_with_the_nearest() -> None:
     plan = CompressionPlan(layers={"layer1.conv": LayerPlan(weight_bits=8)})
     with pytest.raises(PlanError, match=r"did you mean 'layer1\.conv1'"):
-        plan.check(layers=["layer1.conv1"], groups=[])
+        plan.check(layers=["layer1.conv1"], groups=[], blocks=[])
 
 
 def test_structure_digest_does_not_depend_on_bits() -> None:

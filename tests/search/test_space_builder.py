@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.errors import SpaceError, UnknownNameError
-from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup, kept_channels
+from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup, SkipBlock, kept_channels
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Capability, Precision
@@ -43,6 +43,9 @@ class FakeGraph:
 
     def groups(self) -> tuple[PruneGroup, ...]:
         return self.prune_groups
+
+    def blocks(self) -> tuple[SkipBlock, ...]:
+        return ()
 
 
 def layer(name: str, op_type: str = "Conv", channels: int = 64) -> LayerInfo:
@@ -183,7 +186,7 @@ def test_healing_is_a_choice_only_with_pruning() -> None:
 def test_every_assignment_is_a_valid_plan() -> None:
     space = build_space(GRAPH, VNNI, DEFAULT)
     plan = space.plan({c.name: c.options[-1] for c in space.choices})
-    plan.check(layers=[x.name for x in GRAPH.infos], groups=[g.name for g in GRAPH.prune_groups])
+    plan.check(layers=[x.name for x in GRAPH.infos], groups=[g.name for g in GRAPH.prune_groups], blocks=[])
     assert plan.distillation is not None
     assert plan.layer("a").weight_bits == 8
 

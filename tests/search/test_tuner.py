@@ -47,9 +47,7 @@ SEEDS = [candidate(0.9), candidate(0.8)]
 
 def test_seeds_come_before_the_sampler() -> None:
     store = MemoryStore()
-    reason = tune(
-        evaluator=FailingEvaluator(), store=store, proposer=Counting(9), seeds=SEEDS, budget=Budget(trials=3)
-    )
+    reason = tune(evaluator=FailingEvaluator(), store=store, proposer=Counting(9), seeds=SEEDS, budget=Budget(trials=3))
     assert reason is StopReason.TRIALS
     assert [t.plan.prune["g"] for t in store.items[:2]] == [0.9, 0.8]
     assert [t.number for t in store.items] == [0, 1, 2]

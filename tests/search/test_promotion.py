@@ -1,0 +1,85 @@
+"""Front trials get more healing in their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from autocompress.core.objective import Objective
+from autocompress.core.plan import CompressionPlan, DistillationPlan
+from autocompress.core.space import Choice, SearchSpace
+from autocompress.core.trial import Candidate, Trial
+from autocompress.search.promotion import SOURCE, Promotion
+
+OBJECTIVES = (Objective(metric="accuracy"), Objective(metric="latency_ms"))
+SPACE = SearchSpace(
+    choices=(
+        Choice(name="ratio:a", kind="ratio", subject="a", options=(0.0, 0.25, 0.5), ordered=True),
+        Choice(name="distillation:steps", kind="distillation", subject="steps", options=(0, 80, 240), ordered=True),
+    )
+)
+
+
+class Store:
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.items = list(trials)
+
+    def append(self, trial: Trial) -> None:
+        self.items.append(trial)
+
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self.items)
+
+
+class Inner:
+    """Proposes the same plan again and again, or nothing."""
+
+    def __init__(self, candidate: Candidate | None = None) -> None:
+        self.candidate = candidate
+
+    def ask(self) -> Candidate | None:
+        return self.candidate
+
+
+def _plan(ratio: float, steps: int) -> CompressionPlan:
+    return CompressionPlan(prune={"a": ratio}, distillation=DistillationPlan(steps=steps))
+
+
+OTHER = Candidate(plan=_plan(0.3, 0), source="tpe", label="other")
+
+
+def _promotion(trials: Sequence[Trial], inner: Candidate | None = None) -> Promotion:
+    return Promotion(Inner(inner), space=SPACE, store=Store(trials), objectives=OBJECTIVES)
+
+
+def test_the_point_that_may_gain_most_is_promoted_first(trial_factory: Callable[..., Trial]) -> None:
+    good = trial_factory(0, accuracy=0.95, latency_ms=2.0, plan=_plan(0.25, 80))
+    poor = trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.5, 80), label="prune 50%")
+    found = _promotion([good, poor]).ask()
+    assert found is not None
+    assert found.plan == _plan(0.5, 240)
+    assert found.source == SOURCE
+    assert found.label == "prune 50%, healed for 240 steps"
+
+
+def test_dominated_trials_are_not_promoted(trial_factory: Callable[..., Trial]) -> None:
+    best = trial_factory(0, accuracy=0.95, latency_ms=1.0, plan=_plan(0.5, 240))
+    beaten = trial_factory(1, accuracy=0.90, latency_ms=2.0, plan=_plan(0.25, 80))
+    assert _promotion([best, beaten], OTHER).ask() is OTHER
+
+
+def test_promotions_take_turns(trial_factory: Callable[..., Trial]) -> None:
+    first = trial_factory(0, accuracy=0.95, latency_ms=2.0, plan=_plan(0.25, 80))
+    second = trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.5, 80))
+    after = trial_factory(2, accuracy=0.92, latency_ms=1.0, plan=_plan(0.5, 240), source=SOURCE)
+    assert _promotion([first, second, after], OTHER).ask() is OTHER
+    assert _promotion([first, second, after]).ask() is not None, "with nothing else to do it is promoted anyway"
+
+
+def test_a_promotion_is_made_once(trial_factory: Callable[..., Trial]) -> None:
+    short = trial_factory(0, accuracy=0.95, latency_ms=2.0, plan=_plan(0.25, 80))
+    long = trial_factory(1, accuracy=0.95, latency_ms=2.0, plan=_plan(0.25, 240))
+    assert _promotion([short, long], None).ask() is None
+
+
+def test_what_was_not_pruned_is_not_healed(trial_factory: Callable[..., Trial]) -> None:
+    assert _promotion([trial_factory(0, plan=CompressionPlan())]).ask() is None
