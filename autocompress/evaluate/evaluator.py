@@ -267,6 +267,4 @@ class CandidateEvaluator:
 
 def _size(graph: ModelGraph) -> Measurement:
     size = float(graph.size_bytes())
-    return Measurement(
-        metric="size_bytes", value=size, unit="bytes", provenance=Provenance.MEASURED, samples=(size,)
-    )
+    return Measurement(metric="size_bytes", value=size, unit="bytes", provenance=Provenance.MEASURED, samples=(size,))
