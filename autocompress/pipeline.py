@@ -246,13 +246,17 @@ class _Search:
         if reason is not None:
             return reason
         found = self._sensitivities()
+
+        def give_up() -> bool:
+            return stop() or self._budget.overrun()
+
         evaluator = CandidateEvaluator(
             compressor=self._compressor,
             healing=StagedHealing(
                 self._graph,
                 self._data.train,
                 seed=self._request.seed,
-                should_stop=stop,
+                should_stop=give_up,
                 kept=self._compressor.kept_values,
             ),
             build=self._runner.build,
@@ -263,7 +267,7 @@ class _Search:
             history=store.trials(),
             keep=keeper.keep,
             on_stage=self._observer.on_stage,
-            should_stop=stop,
+            should_stop=give_up,
         )
         proposer = Promotion(
             make_sampler(

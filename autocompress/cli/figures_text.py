@@ -59,25 +59,30 @@ def latency_text(trial: Trial) -> str:
     return text if measurement.interval is None else f"{text} ±{measurement.interval.half_width:.2g}"
 
 
-def latency_ratio(trial: Trial, baseline: Trial | None) -> float | None:
-    """Latency as a share of the uncompressed model's, from the interleaved timing where there is one."""
+def latency_ratio(trial: Trial, baseline: Trial | float | None) -> float | None:
+    """Latency as a share of the uncompressed model's, from the interleaved timing where there is one.
+
+    ``baseline`` is the uncompressed model's trial or its latency in milliseconds.
+    """
     measurement = trial.measurements.get("latency_ms")
     if measurement is None:
         return None
     ratio = measurement.details.get("ratio")
     if ratio is not None:
         return float(ratio)
-    other = None if baseline is None else baseline.measurements.get("latency_ms")
-    return None if other is None or other.value <= 0 else measurement.value / other.value
+    if isinstance(baseline, Trial):
+        found = baseline.measurements.get("latency_ms")
+        baseline = None if found is None else found.value
+    return measurement.value / baseline if baseline else None
 
 
-def ratio_text(trial: Trial, baseline: Trial | None) -> str:
+def ratio_text(trial: Trial, baseline: Trial | float | None) -> str:
     """Latency ratio to the baseline."""
     ratio = latency_ratio(trial, baseline)
     return NONE if ratio is None else f"{ratio:.3f}"
 
 
-def speedup_text(trial: Trial, baseline: Trial | None) -> str:
+def speedup_text(trial: Trial, baseline: Trial | float | None) -> str:
     """How many times faster than the baseline."""
     ratio = latency_ratio(trial, baseline)
     return NONE if not ratio else f"{1 / ratio:.2f}x"

@@ -47,7 +47,7 @@ class SearchWatcher:
         self._request = request
         self._console = console()
         self._interrupt = GentleInterrupt(self.on_message)
-        self._baseline: Trial | None = None
+        self._baseline: Trial | float | None = None
         self._trials: list[Trial] = []
 
     def __enter__(self) -> Self:
@@ -72,6 +72,9 @@ class SearchWatcher:
 
     def on_space(self, space: SearchSpace, baseline: Mapping[str, Any]) -> None:
         """Print the space and the uncompressed model's figures."""
+        for key in ("latency_ms", "estimated_latency_ms"):
+            if isinstance(baseline.get(key), float):
+                self._baseline = baseline[key]
         for line in space_lines(space, baseline):
             self.on_message(line)
 
@@ -99,7 +102,7 @@ class SearchWatcher:
 
     def _remember(self, trial: Trial) -> None:
         self._trials.append(trial)
-        if self._baseline is None and is_uncompressed(trial):
+        if not isinstance(self._baseline, Trial) and is_uncompressed(trial):
             self._baseline = trial
 
     def _progress(self, front: ParetoFront, hypervolume: float, elapsed: float, budget: float | None) -> str:

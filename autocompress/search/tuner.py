@@ -13,6 +13,10 @@ from autocompress.core.protocols import Evaluator, TrialStore
 from autocompress.core.trial import Candidate, Trial
 
 
+#: Share of the time budget by which the last trial may run over.
+GRACE = 0.05
+
+
 class Proposer(Protocol):
     """Proposes candidates from what the store holds."""
 
@@ -51,6 +55,11 @@ class Budget:
     def left(self) -> float | None:
         """Seconds left for trials; None without a time limit."""
         return None if self.seconds is None else self.seconds - self.reserve_seconds() - self.elapsed()
+
+    def overrun(self) -> bool:
+        """Whether the trial in flight runs past the time for trials by more than :data:`GRACE` of it."""
+        left = self.left()
+        return left is not None and self.seconds is not None and left < -GRACE * self.seconds
 
     def spent(self, n_trials: int) -> StopReason | None:
         """Why to stop now, or None."""
@@ -93,7 +102,7 @@ def tune(
         try:
             trial = evaluator.evaluate(number, candidate)
         except Interrupted:
-            return StopReason.ASKED
+            return StopReason.ASKED if should_stop() else StopReason.BUDGET
         store.append(trial)
         on_trial(trial)
         number = max(number, trial.number) + 1

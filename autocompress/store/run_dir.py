@@ -159,7 +159,7 @@ class RunFolder:
 
     def write_bytes(self, name: str | Path, content: bytes) -> Path:
         """Write a file whole or not at all; see :meth:`write_text`."""
-        return atomic_write(self.path / name, content)
+        return atomic_write(self._within(name), content)
 
     def write_json(self, name: str | Path, data: Any) -> Path:
         """Write indented JSON whole or not at all; see :meth:`write_text`."""
@@ -171,13 +171,16 @@ class RunFolder:
         Raises:
             RunFolderError: it is not JSON.
         """
-        path = self.path / name
+        path = self._within(name)
         try:
             return json.loads(path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{str(path)!r} cannot be read: {error}.") from error
+
+    def _within(self, name: str | Path) -> Path:
+        return Path(name) if Path(name).is_relative_to(self.path) else self.path / name
 
     def close(self) -> None:
         """Let another process have the folder."""

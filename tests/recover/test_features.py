@@ -41,7 +41,7 @@ def test_points_are_where_branches_meet(resnet: ModelGraph) -> None:
 
 
 def test_a_chain_is_matched_where_it_is_pooled() -> None:
-    graph = load_model(vgg_tiny(3).eval(), (X[:, :, :28, :28],))
+    graph = load_model(vgg_tiny(3).eval(), (X[:, :, :16, :16],))
     points = feature_points(graph)
     assert points
     assert all(
