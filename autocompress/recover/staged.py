@@ -30,6 +30,7 @@ class StagedHealing:
         teacher: the uncompressed graph.
         dataset: training samples; labels are not used.
         seed: of the sample order.
+        threads: of torch while healing; default all cores this process may use.
         capacity: structures to remember; the least recently used is forgotten.
         should_stop: asked at each step.
         kept: which entries of each of the teacher's values a plan keeps; without it less can be matched inside.
@@ -41,11 +42,12 @@ class StagedHealing:
         dataset: Dataset,
         *,
         seed: int = 0,
+        threads: int | None = None,
         capacity: int = 24,
         should_stop: Callable[[], bool] = lambda: False,
         kept: Callable[[CompressionPlan], Kept] | None = None,
     ) -> None:
-        self._distiller = Distiller(teacher, dataset, seed=seed)
+        self._distiller = Distiller(teacher, dataset, seed=seed, threads=threads)
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()

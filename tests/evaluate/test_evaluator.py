@@ -222,10 +222,10 @@ def test_what_is_kept_is_the_healed_graph(make: Make) -> None:
 def test_a_real_healing_is_scored_and_kept(
     make: Make, net: ModelGraph, data: ArrayDataset, compressor: Compressor
 ) -> None:
-    bench = make(StagedHealing(net, data))
+    bench = make(StagedHealing(net, data, threads=1))
     plan = PRUNED.replace(layers=INT8.layers)
     assert bench.evaluate(0, plan).state is TrialState.COMPLETE
-    healed = StagedHealing(net, data).heal(compressor.pruned(plan), plan)
+    healed = StagedHealing(net, data, threads=1).heal(compressor.pruned(plan), plan)
     assert bench.kept[0][1].digest == compressor.finish(healed, plan).digest
 
 

@@ -50,7 +50,7 @@ def test_healing_lowers_the_divergence_from_the_teacher(
 @pytest.mark.slow
 def test_healing_raises_the_accuracy_of_a_pruned_demo(demo: ModelGraph, demo_data: DataBundle) -> None:
     pruned = Compressor(demo).pruned(CompressionPlan(prune={"*": 0.5}))
-    distiller = Distiller(demo, demo_data.train, copies=1)
+    distiller = Distiller(demo, demo_data.train, copies=1, threads=1)
     inputs, labels = demo_data.validation.batch(range(400))
     accuracies = []
     for steps in (0, 40):
@@ -177,16 +177,12 @@ def test_a_loss_that_is_not_finite_fails_the_candidate(distiller: Distiller, sma
 
 
 def test_torchs_threads_are_as_before_even_after_a_failure(distiller: Distiller, small_pruned: ModelGraph) -> None:
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        distiller.heal(small_pruned, PLAN, steps=1)
-        assert torch.get_num_threads() == 2
-        with pytest.raises(Interrupted):
-            distiller.heal(small_pruned, PLAN, steps=1, should_stop=lambda: True)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    distiller.heal(small_pruned, PLAN, steps=1)
+    assert torch.get_num_threads() == 2
+    with pytest.raises(Interrupted):
+        distiller.heal(small_pruned, PLAN, steps=1, should_stop=lambda: True)
+    assert torch.get_num_threads() == 2
 
 
 def test_an_unknown_optimizer_names_the_nearest(small: ModelGraph, unlabelled: Any) -> None:

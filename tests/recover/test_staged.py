@@ -39,12 +39,12 @@ def steps() -> Steps:
 
 @pytest.fixture
 def staged(small: ModelGraph, unlabelled: Any, steps: Steps) -> StagedHealing:
-    return StagedHealing(small, unlabelled, should_stop=steps)
+    return StagedHealing(small, unlabelled, threads=1, should_stop=steps)
 
 
 @pytest.fixture
 def make(small: ModelGraph, unlabelled: Any) -> Callable[[], StagedHealing]:
-    return lambda: StagedHealing(small, unlabelled)
+    return lambda: StagedHealing(small, unlabelled, threads=1)
 
 
 def test_it_continues_from_a_quarter_to_the_whole(
@@ -103,7 +103,7 @@ def test_no_steps_re_estimate_batch_normalization_only(
 
 
 def test_the_structure_used_longest_ago_is_forgotten(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
-    staged = StagedHealing(small, data, capacity=2)
+    staged = StagedHealing(small, data, threads=1, capacity=2)
     plans = [CompressionPlan(prune={"*": 0.5}, importance=name) for name in ("l1", "l2", "random")]
     first, second = (staged.heal(small_pruned, plan) for plan in plans[:2])
     assert staged.heal(small_pruned, plans[0]) is first
@@ -127,5 +127,5 @@ def test_should_stop_stops_and_what_was_healed_before_is_kept(
 
 
 def test_labels_are_never_read(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
-    StagedHealing(small, data).heal(small_pruned, PLAN, 0.25)
+    StagedHealing(small, data, threads=1).heal(small_pruned, PLAN, 0.25)
     assert data.asked
