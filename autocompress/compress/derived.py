@@ -1,7 +1,7 @@
 """Weights described by others: the entries that are kept, times a factor for each output channel.
 
 A search quantizes most weights that pruning and folding make, and never reads them as floats. Read a few rows at a time
-they stay in a processor's cache, and no copy of all weights is made.
+they stay in a processor's cache, and no float copy of all weights is made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,41 @@ from numpy.typing import NDArray
 _BLOCK_BYTES = 1 << 18
 
 
+class _Recipe:
+    """Entries of an array, and what they are multiplied by; computed whole once, when that is asked for."""
+
+    def __init__(
+        self, source: NDArray[Any], axes: Mapping[int, NDArray[np.intp]], scale: NDArray[Any] | None, dtype: ir.DataType
+    ) -> None:
+        self.source = source
+        self.axes = dict(sorted(axes.items()))
+        self.scale = scale
+        self.dtype = dtype
+        self.sizes = tuple(len(axes[axis]) if axis in axes else size for axis, size in enumerate(source.shape))
+        self.made: ir.TensorProtocol | None = None
+
+    def __call__(self) -> ir.TensorProtocol:
+        if self.made is None:
+            array = np.empty(self.sizes, self.source.dtype)
+            step = max(1, _BLOCK_BYTES * len(self.source) // max(1, self.source.nbytes))
+            for start in range(0, len(array), step):
+                array[start : start + step] = self.rows(start, start + step)
+            self.made = ir.Tensor(array, dtype=self.dtype)
+        return self.made
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        if self.made is not None:
+            return self.made.numpy()[start:stop]
+        block = self.source[self.axes[0][start:stop]] if 0 in self.axes else self.source[start:stop]
+        for axis, kept in self.axes.items():
+            if axis > 0:
+                block = block.take(kept, axis)
+        if self.scale is None:
+            return block
+        factors = self.scale[start:stop].reshape(-1, *[1] * (block.ndim - 1))
+        return np.asarray(np.multiply(block, factors, out=block if self.axes else None))
+
+
 class DerivedTensor(ir.LazyTensor):
     """A part of an array, computed when it is read; whole, it is computed once.
 
@@ -24,8 +59,8 @@ class DerivedTensor(ir.LazyTensor):
         source: what it comes from; stays as it is.
         axes: axis of ``source`` to the sorted indices that stay; axes that are not named stay whole.
         scale: ``(rows,)`` factors of the first axis' kept entries, of the source's type.
-        name: of the tensor.
         dtype: as the graph calls the source's type.
+        name: of the tensor.
     """
 
     def __init__(
@@ -33,50 +68,51 @@ class DerivedTensor(ir.LazyTensor):
         source: NDArray[Any],
         axes: Mapping[int, NDArray[np.intp]],
         *,
-        name: str | None,
         dtype: ir.DataType,
+        name: str | None,
         scale: NDArray[Any] | None = None,
     ) -> None:
-        sizes = tuple(len(axes[axis]) if axis in axes else size for axis, size in enumerate(source.shape))
-        super().__init__(self._whole, dtype, ir.Shape(sizes), cache=True, name=name)
-        self._source = source
-        self._axes = dict(sorted(axes.items()))
-        self._scale = scale
-        self._sizes = sizes
+        self._recipe = _Recipe(source, axes, scale, dtype)
+        super().__init__(self._recipe, dtype, ir.Shape(self._recipe.sizes, frozen=True), name=name)
 
-    def scaled(self, scale: NDArray[Any], name: str | None) -> DerivedTensor:
-        """This tensor with each entry of the first axis times its ``(rows,)`` factor."""
-        if self._tensor is not None or self._scale is not None:
-            return DerivedTensor(self.numpy(), {}, name=name, dtype=self.dtype, scale=scale)
-        return DerivedTensor(self._source, self._axes, name=name, dtype=self.dtype, scale=scale)
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape as numbers."""
+        return self._recipe.sizes
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Entries ``start`` to ``stop`` of the first axis; not to be written to."""
-        if self._tensor is not None:
-            return np.asarray(self._tensor.numpy()[start:stop])
-        block = self._source[self._axes[0][start:stop]] if 0 in self._axes else self._source[start:stop]
-        for axis, kept in self._axes.items():
-            if axis:
-                block = block.take(kept, axis)
-        if self._scale is not None:
-            factors = self._scale[start:stop].reshape(-1, *(1,) * (block.ndim - 1))
-            block = np.multiply(block, factors, out=None if np.may_share_memory(block, self._source) else block)
-        return np.asarray(block)
+        return self._recipe.rows(start, stop)
 
-    def _whole(self) -> ir.TensorProtocol:
-        array = np.empty(self._sizes, self._source.dtype)
-        row_bytes = max(1, self._source.nbytes // max(1, self._source.shape[0]))
-        step = max(1, _BLOCK_BYTES // row_bytes)
-        for start in range(0, self._sizes[0], step):
-            array[start : start + step] = self.rows(start, start + step)
-        return ir.Tensor(array, dtype=self.dtype, name=self.name)
+    def scaled(self, scale: NDArray[Any], name: str) -> DerivedTensor:
+        """This tensor with each entry of the first axis times its ``(rows,)`` factor."""
+        recipe = self._recipe
+        if recipe.made is not None or recipe.scale is not None:
+            return DerivedTensor(recipe().numpy(), {}, dtype=self.dtype, name=name, scale=scale)
+        return DerivedTensor(recipe.source, recipe.axes, dtype=self.dtype, name=name, scale=scale)
 
 
-def read_rows(weight: NDArray[Any] | DerivedTensor, start: int, stop: int) -> NDArray[Any]:
+Weight = NDArray[Any] | DerivedTensor
+
+
+def weight_of(value: ir.Value | None) -> Weight:
+    """What an initializer holds, without computing it."""
+    assert value is not None
+    assert value.const_value is not None
+    tensor = value.const_value
+    return tensor if isinstance(tensor, DerivedTensor) else tensor.numpy()
+
+
+def whole(weight: Weight) -> NDArray[Any]:
+    """All of a weight as an array."""
+    return weight.numpy() if isinstance(weight, DerivedTensor) else weight
+
+
+def shape_of(weight: Weight) -> tuple[int, ...]:
+    """Sizes of a weight."""
+    return weight.sizes if isinstance(weight, DerivedTensor) else weight.shape
+
+
+def rows_of(weight: Weight, start: int, stop: int) -> NDArray[Any]:
     """Entries ``start`` to ``stop`` of a weight's first axis; not to be written to."""
     return weight.rows(start, stop) if isinstance(weight, DerivedTensor) else weight[start:stop]
-
-
-def whole(weight: NDArray[Any] | DerivedTensor) -> NDArray[Any]:
-    """All of a weight."""
-    return np.asarray(weight.numpy()) if isinstance(weight, DerivedTensor) else weight

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from autocompress.compress.derived import DerivedTensor, weight_of, whole
 from autocompress.graph.blocks import drop_repeated_activations
 from autocompress.graph.layers import weight_value
 from autocompress.graph.model_graph import ModelGraph
@@ -58,10 +59,10 @@ def _fold(node: ir.Node, model: ir.Graph) -> None:
     old_bias = np.zeros_like(mean) if bias is None else np.asarray(_array(bias))
     if old_bias.size not in (1, mean.size):
         return
-    name = str(weight.name)
-    bias_name = f"{name.removesuffix('.weight')}.bias" if bias is None else str(bias.name)
-    _set(model, layer, 1, name, _scaled(layer, np.asarray(_array(weight)), scale))
-    _set(model, layer, 2, bias_name, (old_bias.ravel() - mean) * scale + beta)
+    bias_name = f"{str(weight.name).removesuffix('.weight')}.bias" if bias is None else str(bias.name)
+    folded_bias = np.asarray((old_bias.ravel() - mean) * scale + beta, np.float32)
+    _set(model, layer, 1, _scaled(layer, weight, scale))
+    _set(model, layer, 2, ir.Tensor(folded_bias, name=bias_name))
     source.type, source.shape = output.type, output.shape
     output_name = output.name
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
@@ -75,8 +76,19 @@ def _array(value: ir.Value | None) -> NDArray[Any] | None:
     return value.const_value.numpy()
 
 
-def _scaled(layer: ir.Node, weight: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
-    """The weight with each output channel times its ``(channels,)`` scale."""
+def _scaled(layer: ir.Node, value: ir.Value, scale: NDArray[Any]) -> ir.TensorProtocol:
+    """The weight with each output channel times its ``(channels,)`` scale, computed when it is read."""
+    name, source = str(value.name), weight_of(value)
+    by_rows = layer.op_type == "Conv" or (layer.op_type == "Gemm" and layer.attributes.get_int("transB", 0) == 1)
+    if by_rows and value.dtype == ir.DataType.FLOAT and scale.dtype == np.float32:
+        if isinstance(source, DerivedTensor):
+            return source.scaled(scale, name)
+        return DerivedTensor(source, {}, dtype=ir.DataType.FLOAT, name=name, scale=scale)
+    array = _product(layer, whole(source), scale)
+    return ir.Tensor(np.asarray(array, np.float32, order="C"), name=name)
+
+
+def _product(layer: ir.Node, weight: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
     if layer.op_type == "ConvTranspose":
         # (in, out / group, ...): group g of the inputs writes the g-th run of output channels.
         group = layer.attributes.get_int("group", 1)
@@ -86,9 +98,9 @@ def _scaled(layer: ir.Node, weight: NDArray[Any], scale: NDArray[Any]) -> NDArra
     return np.asarray(weight * scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]))
 
 
-def _set(model: ir.Graph, node: ir.Node, index: int, name: str, array: NDArray[Any]) -> None:
-    """Make ``array`` a node's input, under the name of the initializer it replaces."""
-    tensor = ir.Tensor(np.asarray(array, np.float32, order="C"), name=name)
+def _set(model: ir.Graph, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> None:
+    """Make ``tensor`` a node's input, under the name of the initializer it replaces."""
+    name = str(tensor.name)
     old = node.inputs[index] if len(node.inputs) > index else None
     if old is not None:
         old.const_value, old.shape = tensor, ir.Shape(tensor.shape.numpy())

@@ -9,14 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from autocompress.compress.derived import DerivedTensor
 from autocompress.core.errors import PlanError, nearest
 from autocompress.core.layer import PruneGroup, kept_channels
 from autocompress.core.plan import DEFAULT, CompressionPlan
 from autocompress.graph.channels import ChannelAnalysis, analyse_channels
 from autocompress.graph.model_graph import ModelGraph
-
-#: Slicing goes through weights in blocks that stay in a processor's cache.
-_BLOCK_BYTES = 1 << 18
 
 Keep = Mapping[str, NDArray[np.intp]]
 
@@ -170,24 +168,10 @@ def _cut_axes(analysis: ChannelAnalysis, removed: NDArray[np.bool_]) -> dict[str
 
 
 def _sliced(tensor: ir.TensorProtocol, array: NDArray[Any], axes: Mapping[int, NDArray[np.intp]]) -> ir.TensorProtocol:
-    """A tensor that keeps the given entries of each axis."""
-    first, *rest = sorted(axes)
-    if not rest:
-        return ir.Tensor(array.take(axes[first], first), dtype=tensor.dtype, name=tensor.name)
-    if first != 0 or len(rest) > 1:
-        for axis in sorted(axes):
-            array = array.take(axes[axis], axis)
-        return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
-    # Both axes of a large weight, a few rows at a time: fresh memory for a whole intermediate result would cost more.
-    rows, columns = axes[0], axes[rest[0]]
-    shape = (len(rows), *(len(columns) if axis == rest[0] else n for axis, n in enumerate(array.shape) if axis))
-    result = np.empty(shape, array.dtype)
-    step = max(1, _BLOCK_BYTES // max(1, array.nbytes // array.shape[0]))
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        # "clip" writes straight into `out`; the indices are known to be in range.
-        np.take(array.take(rows[block], 0), columns, rest[0], out=result[block], mode="clip")
-    return ir.Tensor(result, dtype=tensor.dtype, name=tensor.name)
+    """A tensor that keeps the given entries of each axis; a large one is not computed before it is read."""
+    if array.ndim > 1:
+        return DerivedTensor(array, axes, dtype=tensor.dtype, name=tensor.name)
+    return ir.Tensor(array.take(axes[0], 0), dtype=tensor.dtype, name=tensor.name)
 
 
 def _edit_groups(graph: ir.Graph, node: ir.Node) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from autocompress.compress.bias_correction import output_shift
 from autocompress.compress.calibrate import Calibration
+from autocompress.compress.derived import Weight, weight_of, whole
 from autocompress.compress.edit import Editor
 from autocompress.compress.half import to_half
 from autocompress.compress.packed import allow_int2, packed_tensor
@@ -87,20 +88,16 @@ def quantize(
         if name not in names.values():
             raise UnknownNameError("layer", name, names.values())
     layers = {node: plans[names[str(node.name)]] for node in copy.model.graph if names.get(str(node.name)) in plans}
-    weights = {node: _array(node.inputs[1]) for node in layers}
+    weights = {node: weight_of(node.inputs[1]) for node in layers}
     editor = Editor(copy.model.graph)
     cache = cache if cache is not None else WeightCache()
     integer = {node: plan for node, plan in layers.items() if plan.activation_bits == 8}
     if calibration is not None:
         for node, plan in layers.items():
             if plan.weight_bits < 8:
-                _correct_bias(
-                    node,
-                    cache.get(weights[node], plan.weight_bits, output_axis(node, weights[node].ndim)),
-                    weights[node],
-                    calibration,
-                    editor,
-                )
+                weight = weights[node]
+                quantized = cache.get(weight, plan.weight_bits, output_axis(node, len(weight.shape)))
+                _correct_bias(node, quantized, whole(weight), calibration, editor)
     if integer:
         if calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
@@ -110,7 +107,7 @@ def quantize(
         if plan.activation_bits == 32 and plan.weight_bits < 16:
             store_packed(node, editor, plan.weight_bits, cache, weights[node])
         elif plan.activation_bits == 32 and plan.weight_bits == 16:
-            store_half(node, editor, weights[node])
+            store_half(node, editor, whole(weights[node]))
     half = [node for node, plan in layers.items() if plan.activation_bits == 16]
     if half:
         to_half(copy.model.graph, half, editor)
@@ -132,7 +129,7 @@ class _IntegerMaker:
     def convert(
         self,
         layers: Mapping[ir.Node, LayerPlan],
-        weights: Mapping[ir.Node, NDArray[np.float32]],
+        weights: Mapping[ir.Node, Weight],
         calibration: Calibration,
         calibrator: str,
     ) -> None:
@@ -169,9 +166,9 @@ class _IntegerMaker:
         real = self._editor.after(codes, "DequantizeLinear", [codes, *constants], f"{value.name}_dq", ir.DataType.FLOAT)
         self._editor.replace(value, real, readers, output=inside)
 
-    def _weight(self, node: ir.Node, source: ActivationScale, plan: LayerPlan, weight: NDArray[np.float32]) -> None:
+    def _weight(self, node: ir.Node, source: ActivationScale, plan: LayerPlan, weight: Weight) -> None:
         """Replace a layer's weight and bias by integers with a DequantizeLinear each."""
-        axis = output_axis(node, weight.ndim)
+        axis = output_axis(node, len(weight.shape))
         quantized = self._cache.get(weight, plan.weight_bits, axis, reduce_range=self._reduce_range)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
@@ -233,7 +230,7 @@ def _correct_bias(
 
 
 def _fit_bias(
-    weight: NDArray[np.float32], quantized: QuantizedWeight, bias: NDArray[np.float32], source: np.float32
+    weight: Weight, quantized: QuantizedWeight, bias: NDArray[np.float32], source: np.float32
 ) -> QuantizedWeight:
     """Widen the weight's scale where the bias, in steps of ``source * scale``, would not fit into int32."""
     least = np.abs(bias.reshape(-1)) / (np.float32(source) * np.float32(_BIAS_TOP))

@@ -6,28 +6,30 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from autocompress.compress.derived import Weight, shape_of
 from autocompress.compress.edit import Editor
 from autocompress.compress.packed import packed_tensor
 from autocompress.compress.weights import WeightCache
 from autocompress.core.errors import CandidateError
 
 
-def store_packed(node: ir.Node, editor: Editor, bits: int, cache: WeightCache, weight: NDArray[np.float32]) -> None:
+def store_packed(node: ir.Node, editor: Editor, bits: int, cache: WeightCache, weight: Weight) -> None:
     """Keep a layer's weight as packed integers, a Cast and a Mul by the scales.
 
     ONNX Runtime folds both at load, so the layer runs at float32 speed from a fraction of the bytes; it does not fold a
     DequantizeLinear, which would run at every inference.
     """
     name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
-    quantized = cache.get(weight, bits, output_axis(node, weight.ndim))
-    shape = [1] * weight.ndim
+    sizes = shape_of(weight)
+    quantized = cache.get(weight, bits, output_axis(node, len(sizes)))
+    shape = [1] * len(sizes)
     shape[quantized.axis] = -1
     stored = editor.constant(packed_tensor(quantized.values, bits, f"{name}_q{bits}"))
     scale = editor.array(quantized.scale.reshape(shape), f"{name}_scale")
     integers = editor.before(
         node, "Cast", [stored], f"{name}_f", ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)}
     )
-    real = editor.before(node, "Mul", [integers, scale], f"{name}_dq", ir.DataType.FLOAT, shape=ir.Shape(weight.shape))
+    real = editor.before(node, "Mul", [integers, scale], f"{name}_dq", ir.DataType.FLOAT, shape=ir.Shape(sizes))
     node.replace_input_with(1, real)
 
 

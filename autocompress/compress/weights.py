@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autocompress.compress.derived import Weight, rows_of, shape_of, whole
 
 #: Clipping points tried for few bits, as shares of the largest weight: clipping outliers buys finer steps for the
 #: rest. The best of a Gaussian is about 0.8 for 4 bits and 0.3 to 0.5 for 2.
 _SHRINK = {4: np.linspace(1.0, 0.5, 11), 2: np.linspace(1.0, 0.2, 17)}
 #: Elements worked on at a time: what the nearest caches hold.
 _BLOCK = 1 << 15
+#: A smaller step is not a normal number: dividing by it is inexact.
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,9 +43,7 @@ def top_level(bits: int, *, reduce_range: bool = False) -> int:
     return int(2 ** (bits - 1) - 1) if bits < 8 or not reduce_range else 63
 
 
-def quantize_weight(
-    weight: NDArray[np.float32], bits: int, axis: int, *, reduce_range: bool = False
-) -> QuantizedWeight:
+def quantize_weight(weight: Weight, bits: int, axis: int, *, reduce_range: bool = False) -> QuantizedWeight:
     """Symmetric quantization with one scale a channel; below 8 bits each channel is clipped where it errs least.
 
     Args:
@@ -51,40 +53,67 @@ def quantize_weight(
         reduce_range: keep 8-bit weights within 7 bits.
     """
     top = top_level(bits, reduce_range=reduce_range)
-    moved = np.moveaxis(weight, axis, 0)
-    rows = np.ascontiguousarray(moved).reshape(len(moved), -1)
-    scale = _scales(rows, top)
-    values = np.empty(rows.shape, np.int8)
-    step = max(1, _BLOCK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        if bits < 8:
-            scale[part] = _least_error(rows[part], scale[part], top, _SHRINK[bits])
-        np.copyto(values[part], _rounded(rows[part], scale[part], top), casting="unsafe")
-    integers = np.moveaxis(values.reshape(moved.shape), 0, axis)
+    moved = weight if axis == 0 else np.ascontiguousarray(np.moveaxis(whole(weight), axis, 0))
+    values, scale = _to_peak(moved, top) if bits == 8 else _clipped(whole(moved), top, _SHRINK[bits])
+    integers = np.moveaxis(values.reshape(shape_of(moved)), 0, axis)
     return QuantizedWeight(values=np.ascontiguousarray(integers), scale=scale, axis=axis)
 
 
-def with_scale(weight: NDArray[np.float32], quantized: QuantizedWeight, scale: NDArray[np.float32]) -> QuantizedWeight:
+def with_scale(weight: Weight, quantized: QuantizedWeight, scale: NDArray[np.float32]) -> QuantizedWeight:
     """The same weight with other scales, ``(channels,)``; only channels whose scale differs are rounded anew."""
     changed = np.flatnonzero(scale != quantized.scale)
     if not len(changed):
         return quantized
     values = np.moveaxis(quantized.values.copy(), quantized.axis, 0)
-    rows = np.moveaxis(weight, quantized.axis, 0)[changed]
+    rows = np.moveaxis(whole(weight), quantized.axis, 0)[changed]
     flat = np.ascontiguousarray(rows).reshape(len(changed), -1)
     values[changed] = _rounded(flat, scale[changed], 127).reshape(rows.shape).astype(np.int8)
     integers = np.ascontiguousarray(np.moveaxis(values, 0, quantized.axis))
     return QuantizedWeight(values=integers, scale=scale, axis=quantized.axis)
 
 
-def _scales(rows: NDArray[np.float32], top: int) -> NDArray[np.float32]:
-    """``(channels,)`` steps that reach each channel's peak; a channel of zeros gets the largest of the others."""
-    if not rows.size:
-        return np.ones(len(rows), np.float32)
-    peak = np.maximum(rows.max(1), -rows.min(1))
-    scale = np.asarray(peak / np.float32(top), np.float32)
-    scale[scale < np.finfo(np.float32).tiny] = max(float(scale.max()), 1e-8)
+def _to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """``(channels, size)`` integers and ``(channels,)`` steps that reach each channel's peak."""
+    channels, *sizes = shape_of(weight)
+    size = math.prod(sizes)
+    values, scale = np.empty((channels, size), np.int8), np.ones(channels, np.float32)
+    if not values.size:
+        return values, scale
+    step = max(1, _BLOCK // size)
+    buffer = np.empty((min(step, channels), size), np.float32)
+    for start in range(0, channels, step):
+        rows = rows_of(weight, start, start + step).reshape(-1, size)
+        steps = scale[start : start + step]
+        scratch = buffer[: len(rows)]
+        np.abs(rows, out=scratch)
+        np.divide(scratch.max(1), np.float32(top), out=steps)
+        # A channel of zeros has no step yet, and any gives zeros. Nothing needs clipping: the peak's step reaches it.
+        np.divide(rows, np.where(steps < _TINY, np.float32(1), steps)[:, None], out=scratch)
+        np.rint(scratch, out=scratch)
+        np.copyto(values[start : start + step], scratch, casting="unsafe")
+    return values, _with_steps_for_zeros(scale)
+
+
+def _clipped(
+    weight: NDArray[np.float32], top: int, shrink: NDArray[np.float64]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """``(channels, size)`` integers and ``(channels,)`` steps that err least."""
+    rows = weight.reshape(len(weight), -1)
+    values, scale = np.empty(rows.shape, np.int8), np.ones(len(rows), np.float32)
+    if rows.size:
+        scale = np.asarray(np.maximum(rows.max(1), -rows.min(1)) / np.float32(top), np.float32)
+        scale = _with_steps_for_zeros(scale)
+    step = max(1, _BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scale[part] = _least_error(rows[part], scale[part], top, shrink)
+        np.copyto(values[part], _rounded(rows[part], scale[part], top), casting="unsafe")
+    return values, scale
+
+
+def _with_steps_for_zeros(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A channel of zeros gets the largest step of the others."""
+    scale[scale < _TINY] = max(float(scale.max()), 1e-8)
     return scale
 
 
@@ -124,9 +153,9 @@ def _least_error(
 
 
 class WeightCache:
-    """Remembers quantized weights by the array they came from, bits, axis and range.
+    """Remembers quantized weights by the weight they came from, bits, axis and range.
 
-    Graphs of a search share the arrays they agree on (pruning and folding are cached too), so the array itself stands
+    Graphs of a search share the weights they agree on (pruning and folding are cached too), so the object itself stands
     for (initializer, kept channels, training state), and nothing needs to be hashed.
 
     Args:
@@ -134,15 +163,15 @@ class WeightCache:
     """
 
     def __init__(self, capacity_bytes: int = 1 << 29) -> None:
-        self._entries: OrderedDict[tuple[int, int, int, bool], tuple[NDArray[Any], QuantizedWeight]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, int, int, bool], tuple[Weight, QuantizedWeight]] = OrderedDict()
         self._capacity = capacity_bytes
         self._bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def get(self, weight: NDArray[np.float32], bits: int, axis: int, *, reduce_range: bool = False) -> QuantizedWeight:
+    def get(self, weight: Weight, bits: int, axis: int, *, reduce_range: bool = False) -> QuantizedWeight:
         """The integers of a weight; see :func:`quantize_weight`."""
-        # The entry keeps the array alive, so no other array can have its id.
+        # The entry keeps the weight alive, so no other can have its id.
         key = (id(weight), bits, axis, reduce_range)
         found = self._entries.get(key)
         if found is not None:
