@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,25 @@ def measure(
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows
 
-    rows = api.measure(files, target=target, device=device, runtime=runtime, threads=threads)
+    timings = api.measure(files, target=target, device=device, runtime=runtime, threads=threads)
     if json:
-        echo_json(rows)
+        echo_json(timings)
         return
-    kinds = {str(row.get("provenance", "measured")) for row in rows}
-    word = "estimated latency" if "estimated" in kinds else "latency"
-    print_rows(f"{word.capitalize()} on {target}; ratios are to the first file", rows, hidden=("samples",))
+    rows = [
+        {
+            "file": timing["path"],
+            "median ms": f"{timing['median_ms']:.4g} [{_ends(timing['interval'])}]",
+            "ratio": f"{timing['ratio']:.3f} [{_ends(timing['ratio_interval'])}]",
+            "size_bytes": timing["size_bytes"],
+            "calm rounds": f"{sum(timing['kept'])} of {len(timing['kept'])}",
+            "remark": "" if timing["details"].get("calm", True) else "the machine was busy: measure again",
+        }
+        for timing in timings
+    ]
+    print_rows(f"Latency on {target}, measured; ratios are to the first file, intervals at 95%", rows)
+    first = timings[0]
+    typer.echo(f"{first['runtime']}, {first['details'].get('threads')} thread(s); {first['fingerprint']}")
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return f"{interval[0]:.4g}, {interval[1]:.4g}"

@@ -141,11 +141,13 @@ class CandidateEvaluator:
             graph = self._score(progress)
         except _OutOfReachError as reason:
             state, error = TrialState.PRUNED, str(reason)
+        except Interrupted:
+            raise
         except CandidateError as failure:
             state, error = TrialState.FAIL, str(failure)
         except UserError as failure:
             state, error = TrialState.FAIL, f"{progress.stage}: {failure}"
-        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, MemoryError, OSError) as failure:
+        except Exception as failure:  # whatever a candidate does, the search goes on
             first = (str(failure).splitlines() or [""])[0][:300]
             state, error = TrialState.FAIL, f"{progress.stage}: {type(failure).__name__}: {first}"
         trial = Trial(
@@ -212,7 +214,7 @@ class CandidateEvaluator:
                     self._recoveries.append((value - after_first) / (self._ceiling() - after_first))
                 stage = f"on {self._policy.quick_samples} samples"
             progress.measurements[f"quick_{quick.metric}"] = quick
-            self._check_reach(progress, min(optimistic, self._ceiling()), stage)
+            self._check_reach(progress, min(optimistic, max(value, self._ceiling())), stage)
         return graph
 
     def _expected_recovery(self) -> float:

@@ -67,6 +67,8 @@ def ranked(options: Sequence[str], order: Sequence[str]) -> list[str]:
 
 def option_title(option: str, what: str) -> str:
     """An option as the legend names it."""
+    if what == "skip":
+        return "skipped"
     try:
         return f"{100 * float(option):.0f}% removed" if what == "ratio" else option
     except ValueError:

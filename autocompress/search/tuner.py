@@ -12,7 +12,6 @@ from autocompress.core.errors import Interrupted
 from autocompress.core.protocols import Evaluator, TrialStore
 from autocompress.core.trial import Candidate, Trial
 
-
 #: Share of the time budget by which the last trial may run over.
 GRACE = 0.05
 

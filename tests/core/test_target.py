@@ -25,7 +25,8 @@ def test_a_refusal_must_say_why() -> None:
 
 
 def test_an_unknown_runtime_lists_the_known() -> None:
-    target = Target(name="t", title="T", facts={}, runtimes={"onnxruntime": RuntimeSpec(name="onnxruntime", capabilities={})})
+    spec = RuntimeSpec(name="onnxruntime", capabilities={})
+    target = Target(name="t", title="T", facts={}, runtimes={"onnxruntime": spec})
     with pytest.raises(UnknownNameError, match="did you mean 'onnxruntime'"):
         target.runtime("onnx")
 
