@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from autocompress.core.errors import ModelError, UnknownNameError
 from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.graph import serializing
+from autocompress.graph.cloning import clone_model
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 #: Protobuf's limit for one message.
 _MAX_BYTES = 2**31 - 1
+#: Smaller initializers stay inside a skeleton.
+_SKELETON_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +179,7 @@ class ModelGraph:
 
     def clone(self) -> ModelGraph:
         """A copy of the structure; weights share their memory."""
-        return ModelGraph(self._model.clone())
+        return ModelGraph(clone_model(self._model))
 
     def with_initializers(self, arrays: Mapping[str, NDArray[Any]]) -> ModelGraph:
         """A copy with some initializers replaced; the arrays are taken as they are, without a copy.
@@ -210,7 +214,7 @@ class ModelGraph:
 
     @cached_property
     def _size(self) -> int:
-        return serializing.file_size(self._model)
+        return serializing.file_size(*self._skeleton)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a ``.onnx`` file.
@@ -224,7 +228,11 @@ class ModelGraph:
         except OSError as error:
             raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
-    def skeleton(self, min_bytes: int = 256) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    @cached_property
+    def _skeleton(self) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+        return serializing.to_skeleton(self._model, _SKELETON_BYTES)
+
+    def skeleton(self, min_bytes: int = _SKELETON_BYTES) -> tuple[bytes, dict[str, NDArray[Any]]]:
         """The model without its larger weights, which a runtime can take from memory.
 
         Args:
@@ -233,14 +241,15 @@ class ModelGraph:
         Returns:
             A serialized model whose larger initializers are external placeholders, and their arrays by name.
         """
-        proto, taken = serializing.to_skeleton(self._model, min_bytes)
+        shared = min_bytes == _SKELETON_BYTES
+        proto, taken = self._skeleton if shared else serializing.to_skeleton(self._model, min_bytes)
         arrays = {name: serializing.contiguous(self.initializers[name]) for name in taken}
         return bytes(proto.SerializeToString(deterministic=True)), arrays
 
     @cached_property
     def digest(self) -> str:
         """Digest of structure and weights, the same in every process."""
-        return serializing.digest(self._model)
+        return serializing.digest(*self._skeleton)
 
     def to_torch(self) -> nn.Module:
         """A torch module whose forward is this graph; parameters are the float initializers.

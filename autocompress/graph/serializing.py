@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -32,37 +33,75 @@ def to_skeleton(model: ir.Model, min_bytes: int) -> tuple[onnx.ModelProto, dict[
         The skeleton, and the tensors taken out, by name.
     """
     taken: dict[str, ir.TensorProtocol] = {}
-    copy = model.clone()
-    for name, value in copy.graph.initializers.items():
+    shown: list[ir.Value] = []
+    for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < min_bytes or tensor.dtype not in _SHAREABLE:
-            continue
-        taken[name] = tensor
-        value.const_value = ir.ExternalTensor(
-            location=_PLACE, offset=0, length=tensor.nbytes, dtype=tensor.dtype, shape=_fixed(tensor), name=name
-        )
-    return ir.to_proto(copy), taken
+            shown.append(value)
+        else:
+            taken[name] = tensor
+            shown.append(_placeholder(value, tensor))
+    graph = model.graph
+    # A view of the same nodes: a clone of a quantized network takes as long as serializing it.
+    view = ir.GraphView(
+        graph.inputs,
+        graph.outputs,
+        nodes=graph,
+        initializers=shown,
+        doc_string=graph.doc_string,
+        opset_imports=graph.opset_imports,
+        name=graph.name,
+        metadata_props=graph.metadata_props,
+    )
+    seen = ir.Model(
+        cast(ir.Graph, view),
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        domain=model.domain,
+        model_version=model.model_version,
+        doc_string=model.doc_string,
+        functions=tuple(model.functions.values()),
+        metadata_props=model.metadata_props,
+        device_configurations=model.device_configurations,
+    )
+    return ir.to_proto(seen), taken
+
+
+def _placeholder(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
+    external = ir.ExternalTensor(
+        location=_PLACE, offset=0, length=tensor.nbytes, dtype=tensor.dtype, shape=_fixed(tensor), name=str(value.name)
+    )
+    shown = ir.Value(
+        name=value.name,
+        shape=value.shape,
+        type=value.type,
+        doc_string=value.doc_string,
+        const_value=external,
+        metadata_props=value.metadata_props,
+    )
+    shown.meta.update(value.meta)
+    return shown
 
 
 def _fixed(tensor: ir.TensorProtocol) -> ir.Shape:
     return ir.Shape(tensor.shape.numpy())
 
 
-def file_size(model: ir.Model) -> int:
-    """Bytes that :func:`to_bytes` gives, counted without serializing the weights.
+def file_size(proto: onnx.ModelProto, taken: Mapping[str, ir.TensorProtocol]) -> int:
+    """Bytes that :func:`to_bytes` gives for the model of a skeleton, counted without serializing the weights.
 
     A length-delimited protobuf field takes one byte for its tag (field numbers below 16), the length as a varint, and
     its content (https://protobuf.dev/programming-guides/encoding).
     """
-    proto, taken = to_skeleton(model, min_bytes=256)
     whole = int(proto.graph.ByteSize())
     for initializer in proto.graph.initializer:
         if initializer.name not in taken:
             continue
-        whole -= _field(initializer.ByteSize())
-        initializer.ClearField("external_data")
-        initializer.ClearField("data_location")
-        whole += _field(initializer.ByteSize() + _field(taken[initializer.name].nbytes))
+        size = initializer.ByteSize()
+        # What says that the weight lies elsewhere goes: entries of a map, and a number in two bytes.
+        bare = size - sum(_field(entry.ByteSize()) for entry in initializer.external_data) - 2
+        whole += _field(bare + _field(taken[initializer.name].nbytes)) - _field(size)
     rest = int(proto.ByteSize()) - _field(proto.graph.ByteSize())
     return rest + _field(whole)
 
@@ -75,9 +114,8 @@ def _varint(number: int) -> int:
     return max(1, -(-number.bit_length() // 7))
 
 
-def digest(model: ir.Model) -> str:
-    """Digest of structure and weights, 16 hexadecimal digits, the same in every process."""
-    proto, taken = to_skeleton(model, min_bytes=256)
+def digest(proto: onnx.ModelProto, taken: Mapping[str, ir.TensorProtocol]) -> str:
+    """Digest of a skeleton and the weights taken out, 16 hexadecimal digits, the same in every process."""
     state = hashlib.sha256(proto.SerializeToString(deterministic=True))
     for name in sorted(taken):
         state.update(name.encode())
