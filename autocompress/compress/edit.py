@@ -35,8 +35,7 @@ class Editor:
         """An initializer holding ``tensor``, under its name or one made unique."""
         name = self.fresh(str(tensor.name))
         tensor.name = name
-        shape = ir.Shape(tensor.shape.numpy())
-        value = ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+        value = ir.Value(name=name, const_value=tensor, shape=_fixed(tensor), type=ir.TensorType(tensor.dtype))
         self.graph.register_initializer(value)
         return value
 
@@ -108,7 +107,9 @@ class Editor:
         attributes: Mapping[str, int] | None,
     ) -> ir.Node:
         name = self.fresh(name)
-        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=None if shape is None else shape.copy())
+        if shape is not None:
+            shape.freeze()
+        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
         return ir.Node(
             "",
             op_type,
@@ -117,3 +118,9 @@ class Editor:
             name=name,
             outputs=[output],
         )
+
+
+def _fixed(tensor: ir.TensorProtocol) -> ir.Shape:
+    """A tensor's own shape: it never changes, so a value may share it."""
+    shape = tensor.shape
+    return shape if isinstance(shape, ir.Shape) else ir.Shape(shape.numpy())

@@ -75,13 +75,13 @@ def without_blocks(graph: ModelGraph, names: Iterable[str]) -> ModelGraph:
     from autocompress.graph.model_graph import ModelGraph
 
     wanted = set(names)
+    if not wanted:
+        return graph
     known = {block.name: block for block in graph.blocks()}
     for name in sorted(wanted - set(known)):
         near = nearest(name, known)
         hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known) or 'none'}."
         raise PlanError(f"Unknown block {name!r}; {hint}")
-    if not wanted:
-        return graph
     joins = {known[name].join for name in wanted}
     copy = graph.clone().model
     # Found before anything is rewired: the operands of a later block may be the outputs of an earlier one.
