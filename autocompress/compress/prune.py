@@ -176,8 +176,9 @@ def _sliced(tensor: ir.TensorProtocol, array: NDArray[Any], axes: Mapping[int, N
 
 def _edit_groups(graph: ir.Graph, node: ir.Node) -> None:
     """A depthwise convolution has as many groups as channels; any other keeps its groups, and channels for each."""
-    channels = _size(node.inputs[0], 1)
-    if channels < node.attributes.get_int("group", 1):
+    groups = node.attributes.get_int("group", 1)
+    channels = _size(node.inputs[0], 1, default=groups)
+    if channels < groups:
         node.attributes["group"] = ir.AttrInt64("group", channels)
 
 

@@ -24,6 +24,13 @@ from autocompress.graph.channel_tracker import (
 _PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
 
 
+def positions(tracker: ChannelTracker, node: ir.Node, axes: Sequence[Axis]) -> list[Axis]:
+    """Axes that a node takes for positions; channels that lie there, behind a Transpose or a Reshape, stay."""
+    for axis in axes:
+        tracker.block(axis, f"holds positions for {title(node)}")
+    return [POSITIONS] * len(axes)
+
+
 def transpose(tracker: ChannelTracker, node: ir.Node) -> None:
     """Transpose permutes axes."""
     source = tracker.axes(node.inputs[0])
@@ -199,22 +206,22 @@ def _read_from(value: ir.Value, numbers: np.ndarray) -> set[int]:
 
 def depth_to_space(tracker: ChannelTracker, node: ir.Node) -> None:
     """DepthToSpace: the channels that make one channel's block of positions leave together."""
-    batch, ids, *_ = tracker.axes(node.inputs[0])
+    batch, ids, *rest = tracker.axes(node.inputs[0])
     if not isinstance(ids, str):
         block = node.attributes.get_int("blocksize", 1) ** 2
         crd = node.attributes.get_string("mode", "DCR") == "CRD"
         rows = ids.reshape(-1, block).T if crd else ids.reshape(block, -1)
         tracker.couple(rows[1:], np.broadcast_to(rows[:1], rows[1:].shape), node)
         ids = rows[0]
-    tracker.set_axes(node.outputs[0], (batch, ids, POSITIONS, POSITIONS))
+    tracker.set_axes(node.outputs[0], (batch, ids, *positions(tracker, node, rest)))
 
 
 def space_to_depth(tracker: ChannelTracker, node: ir.Node) -> None:
     """SpaceToDepth repeats the channels once for each position of a block."""
-    batch, ids, *_ = tracker.axes(node.inputs[0])
+    batch, ids, *rest = tracker.axes(node.inputs[0])
     if not isinstance(ids, str):
         ids = np.tile(ids, node.attributes.get_int("blocksize", 1) ** 2)
-    tracker.set_axes(node.outputs[0], (batch, ids, POSITIONS, POSITIONS))
+    tracker.set_axes(node.outputs[0], (batch, ids, *positions(tracker, node, rest)))
 
 
 def reshape(tracker: ChannelTracker, node: ir.Node) -> None:

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from autocompress.core.layer import Role
 from autocompress.graph import channel_layout as layout
 from autocompress.graph.channel_tracker import (
-    POSITIONS,
     Axis,
     ChannelTracker,
     Ids,
@@ -100,7 +99,7 @@ def _conv(tracker: ChannelTracker, node: ir.Node) -> None:
     tracker.set_role(weight, 0, "out")
     tracker.producers.append((node, out))
     _join_bias(tracker, node, 2, out)
-    tracker.set_axes(node.outputs[0], (source[0], out, *[POSITIONS] * (len(source) - 2)))
+    tracker.set_axes(node.outputs[0], (source[0], out, *layout.positions(tracker, node, source[2:])))
 
 
 def _conv_transpose(tracker: ChannelTracker, node: ir.Node) -> None:
@@ -119,7 +118,7 @@ def _conv_transpose(tracker: ChannelTracker, node: ir.Node) -> None:
             _couple_across(tracker, node, into, groups)
     tracker.producers.append((node, out))
     _join_bias(tracker, node, 2, out)
-    tracker.set_axes(node.outputs[0], (source[0], out, *[POSITIONS] * (len(source) - 2)))
+    tracker.set_axes(node.outputs[0], (source[0], out, *layout.positions(tracker, node, source[2:])))
 
 
 def _gemm(tracker: ChannelTracker, node: ir.Node) -> None:
@@ -166,8 +165,10 @@ def _mat_mul(tracker: ChannelTracker, node: ir.Node) -> None:
 
 
 def _channel_normalization(tracker: ChannelTracker, node: ir.Node) -> None:
-    """BatchNormalization and InstanceNormalization: every channel for itself."""
+    """BatchNormalization and InstanceNormalization: every channel for itself; the latter mixes all its positions."""
     source = tracker.axes(node.inputs[0])
+    if node.op_type == "InstanceNormalization":
+        source = (*source[:2], *layout.positions(tracker, node, source[2:]))
     roles: tuple[Role, ...] = ("scale", "bias", "other", "other")
     for value, role in zip(node.inputs[1:], roles, strict=False):
         tracker.couple(source[1], tracker.axes(value)[0], node)
@@ -217,7 +218,7 @@ def _pool(tracker: ChannelTracker, node: ir.Node) -> None:
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         raise NotFollowedError("gives indices that count channels")
     source = tracker.axes(node.inputs[0])
-    tracker.set_axes(node.outputs[0], (*source[:2], *[POSITIONS] * (len(source) - 2)))
+    tracker.set_axes(node.outputs[0], (*source[:2], *layout.positions(tracker, node, source[2:])))
 
 
 def _over_axis(default: int) -> Rule:

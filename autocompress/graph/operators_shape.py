@@ -123,7 +123,7 @@ def gather(node: OperatorNode) -> Function:
         flat = indices.reshape(-1).long()
         picked = torch.index_select(x, axis, torch.where(flat < 0, flat + x.shape[axis], flat))
         at = axis + x.ndim if axis < 0 else axis
-        return picked.reshape(*x.shape[:at], *indices.shape, *x.shape[at + 1 :])
+        return picked.reshape((*x.shape[:at], *indices.shape, *x.shape[at + 1 :]))
 
     return run
 

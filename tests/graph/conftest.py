@@ -1,0 +1,160 @@
+"""Small networks as graphs, with statistics as uneven as trained ones, and ONNX Runtime to compare with."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.graph.importing import load_model
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.graph.normalizing import normalize
+from autocompress.zoo.densenet import densenet_tiny
+from autocompress.zoo.mobilenet import mobilenet_tiny
+from autocompress.zoo.resnet import BasicBlock, resnet20
+from autocompress.zoo.senet import senet_tiny
+from autocompress.zoo.vgg import vgg_tiny
+
+Arrays = list[NDArray[Any]]
+Inputs = Mapping[str, tuple[int, Sequence[int | str]]]
+
+torch.set_num_threads(1)
+
+
+class SmallResNet18(nn.Module):
+    """A ResNet-18 as torchvision lays it out, a stem of 7x7 and a max pool, with an eighth of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        widths = (8, 8, 16, 32, 64)
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(BasicBlock(before, width, 1 if before == width else 2), BasicBlock(width, width, 1))
+                for before, width in itertools.pairwise(widths)
+            )
+        )
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(self.maxpool(torch.relu(self.bn1(self.conv1(x)))))
+        return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet20": (resnet20, 16),
+    "resnet18": (SmallResNet18, 32),
+    "mobilenet": (mobilenet_tiny, 16),
+    "densenet": (densenet_tiny, 16),
+    "senet": (senet_tiny, 16),
+    "vgg": (vgg_tiny, 16),
+}
+
+
+def uneven(module: nn.Module) -> nn.Module:
+    """Give BatchNorm statistics and shifts that matter."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, 0, 0.3)
+            nn.init.normal_(part.running_mean, 0, 0.3)  # type: ignore[arg-type]
+            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    return module.eval()
+
+
+@functools.cache
+def _network(name: str) -> ModelGraph:
+    factory, side = NETWORKS[name]
+    torch.manual_seed(0)
+    return load_model(uneven(factory()), (torch.zeros(2, 3, side, side),))
+
+
+@pytest.fixture(params=list(NETWORKS))
+def network(request: pytest.FixtureRequest) -> ModelGraph:
+    """Every small network of the zoo, and a ResNet-18."""
+    return _network(request.param)
+
+
+@pytest.fixture(scope="session")
+def network_named() -> Callable[[str], ModelGraph]:
+    return _network
+
+
+@pytest.fixture(scope="session")
+def export() -> Callable[..., ModelGraph]:
+    """A module with its example inputs to a graph."""
+
+    def make(module: nn.Module, *examples: Tensor) -> ModelGraph:
+        return load_model(uneven(module), examples)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., ModelGraph]:
+    """Nodes and weights to a graph."""
+
+    def make(
+        nodes: Sequence[onnx.NodeProto],
+        weights: Mapping[str, Any],
+        inputs: Inputs,
+        outputs: Mapping[str, int],
+        *,
+        opset: int = 21,
+        domains: Sequence[str] = (),
+    ) -> ModelGraph:
+        graph = onnx.helper.make_graph(
+            list(nodes),
+            "net",
+            [onnx.helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
+            [onnx.helper.make_tensor_value_info(name, dtype, None) for name, dtype in outputs.items()],
+            [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+        )
+        imports = [onnx.helper.make_opsetid("", opset), *(onnx.helper.make_opsetid(name, 1) for name in domains)]
+        return ModelGraph(normalize(ir.from_proto(onnx.helper.make_model(graph, opset_imports=imports, ir_version=10))))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_onnx() -> Callable[[ModelGraph, Sequence[NDArray[Any]]], Arrays]:
+    """A graph's outputs in ONNX Runtime, node for node as the graph says."""
+
+    def run(graph: ModelGraph, inputs: Sequence[NDArray[Any]]) -> Arrays:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, dict(zip(graph.input_names, inputs, strict=True)))
+        return [np.asarray(output) for output in found]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., Arrays]:
+    """Random inputs of a graph: normal floats, and integers from 0 to 2."""
+
+    def draw(graph: ModelGraph, seed: int = 0, *, batch: int = 3) -> Arrays:
+        rng = np.random.default_rng(seed)
+        arrays = []
+        for spec in graph.input_specs:
+            shape = [batch if size is None else size for size in spec.shape]
+            normal = spec.dtype.kind == "f"
+            arrays.append((rng.normal(size=shape) if normal else rng.integers(0, 3, shape)).astype(spec.dtype))
+        return arrays
+
+    return draw
