@@ -157,7 +157,8 @@ class GraphModule(nn.Module):
             if step.node.op_type == "BatchNormalization":
                 mean, var = step.node.inputs[_STATISTICS[0]], step.node.inputs[_STATISTICS[1]]
                 if mean in self._keys and var in self._keys and (mean, var) not in seen:
-                    assert mean is not None and var is not None
+                    assert mean is not None
+                    assert var is not None
                     seen.add((mean, var))
                     yield mean, var
 
@@ -271,7 +272,5 @@ def _compile(
             outputs=outputs_,
             frees=free,
         )
-        for (node, _), function, (inputs_, outputs_), free in zip(
-            nodes, functions, wired, reversed(frees), strict=True
-        )
+        for (node, _), function, (inputs_, outputs_), free in zip(nodes, functions, wired, reversed(frees), strict=True)
     )

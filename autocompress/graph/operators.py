@@ -53,7 +53,9 @@ def build_function(node: OperatorNode) -> Function:
     if builder is None:
         near = nearest(node.op_type, OPERATORS)
         hint = f" (nearest known: {near})" if near else ""
-        raise ModelError(f"Cannot run operator {node.op_type} of node {node.name!r}: torch has no function for it{hint}.")
+        raise ModelError(
+            f"Cannot run operator {node.op_type} of node {node.name!r}: torch has no function for it{hint}."
+        )
     try:
         return builder(node)
     except KeyError as error:
@@ -129,6 +131,11 @@ def _hard_sigmoid(node: OperatorNode) -> Function:
     if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
         return F.hardsigmoid
     return lambda x: torch.clamp(x * alpha + beta, 0.0, 1.0)
+
+
+def _leaky_relu(node: OperatorNode) -> Function:
+    slope = float(node.attributes.get("alpha", 0.01))
+    return lambda x: F.leaky_relu(x, slope)
 
 
 def _gelu(node: OperatorNode) -> Function:
@@ -243,7 +250,7 @@ OPERATORS: dict[str, Builder] = {
     "InstanceNormalization": spatial.instance_norm,
     "LRN": spatial.local_response_norm,
     "LayerNormalization": spatial.layer_norm,
-    "LeakyRelu": lambda node: lambda x, slope=float(node.attributes.get("alpha", 0.01)): F.leaky_relu(x, slope),
+    "LeakyRelu": _leaky_relu,
     "Less": _plain(torch.lt),
     "LessOrEqual": _plain(torch.le),
     "Log": _plain(torch.log),
