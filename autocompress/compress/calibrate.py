@@ -118,7 +118,7 @@ def calibrate(
     session, held = _session(folded, fetched)
     aliases = _aliases(folded, observed)
     read = {str(node.inputs[0].name) for node in folded.model.graph if weight_value(node) and node.inputs[0]}
-    means = dict.fromkeys({aliases.get(name, name) for name in read} & observed.keys(), 0.0)
+    means: dict[str, Any] = dict.fromkeys({aliases.get(name, name) for name in read} & observed.keys(), 0.0)
     for start in range(0, len(picks), size):
         inputs, _ = dataset.batch(picks[start : start + size])
         feed = dict(zip(folded.input_names, inputs, strict=True))

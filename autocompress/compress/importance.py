@@ -130,7 +130,7 @@ def _norms(graph: ModelGraph, group: PruneGroup, order: int) -> NDArray[np.float
             array = np.abs(graph.initializers[member.initializer].astype(np.float32))
             total = _by_unit(array if order == 1 else array * array, member)
             powers.append(total if order == 1 else np.sqrt(total))
-    return np.mean(powers, axis=0, dtype=np.float64)
+    return np.asarray(np.mean(powers, axis=0, dtype=np.float64))
 
 
 def _by_unit(array: NDArray[Any], member: GroupMember) -> NDArray[np.float64]:
