@@ -107,7 +107,7 @@ def _gemm(node: OperatorNode) -> Function:
 
 
 def _clip(node: OperatorNode) -> Function:
-    low, high = node.scalar(1), node.scalar(2)
+    low, high = (None if (bound := node.constant(at)) is None else bound.item() for at in (1, 2))
     if low is not None or high is not None:
         if (low is None and node.has(1)) or (high is None and node.has(2)):
             raise node.error("its bounds must be both constant or both computed")
@@ -119,7 +119,15 @@ def _clip(node: OperatorNode) -> Function:
 
 def _pow(node: OperatorNode) -> Function:
     exponent = node.scalar(1)
-    return lambda x, y=None: torch.pow(x, y if exponent is None else exponent)
+    return lambda x, y=None: torch.pow(x, y if exponent is None else exponent).to(x.dtype)
+
+
+def _selu(node: OperatorNode) -> Function:
+    if "alpha" not in node.attributes and "gamma" not in node.attributes:
+        return F.selu
+    alpha = float(node.attributes.get("alpha", 1.6732632423543772))
+    gamma = float(node.attributes.get("gamma", 1.0507009873554805))
+    return lambda x: gamma * F.elu(x, alpha)
 
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -171,9 +179,11 @@ def _reduce(function: Function) -> Builder:
         def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
             chosen = fixed if fixed is not None else () if axes is None else tuple(int(a) for a in axes.tolist())
             if not chosen and noop:
-                return x
-            result: Tensor = function(x, chosen or tuple(range(x.ndim)), keepdim=keep)
-            return result
+                # Nothing is reduced, but ReduceSumSquare still squares: every entry is reduced by itself.
+                result: Tensor = function(x[..., None], (-1,), keepdim=False)
+            else:
+                result = function(x, chosen or tuple(range(x.ndim)), keepdim=keep)
+            return result.to(x.dtype)
 
         return run
 
@@ -283,7 +293,7 @@ OPERATORS: dict[str, Builder] = {
     "Reshape": shape.reshape,
     "Resize": spatial.resize,
     "Round": _plain(torch.round),
-    "Selu": _with(F.selu),
+    "Selu": _selu,
     "Shape": shape.shape,
     "Sigmoid": _plain(torch.sigmoid),
     "Sign": _plain(torch.sign),

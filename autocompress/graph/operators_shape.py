@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
@@ -99,7 +100,8 @@ def space_to_depth(node: OperatorNode) -> Function:
 def expand(node: OperatorNode) -> Function:
     """Expand: two-way broadcast."""
     sizes = node.integers(1)
-    return lambda x, shape=None: x.expand(torch.broadcast_shapes(x.shape, tuple(_listed(sizes, shape))))
+    broadcast: Callable[..., torch.Size] = torch.broadcast_shapes
+    return lambda x, shape=None: x.expand(broadcast(x.shape, tuple(_listed(sizes, shape))))
 
 
 def flatten(node: OperatorNode) -> Function:
@@ -129,9 +131,8 @@ def gather(node: OperatorNode) -> Function:
 
 
 def pad(node: OperatorNode) -> Function:
-    """Pad with a constant, by reflection or by the edge; negative pads crop."""
-    modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-    mode = modes[node.choice("mode", "constant", tuple(modes))]
+    """Pad with a constant, by reflection, by the edge or around; negative pads crop."""
+    mode = node.choice("mode", "constant", ("constant", *_PADDED))
     pads, fill, axes = node.integers(1), node.scalar(2), node.integers(3)
 
     def run(x: Tensor, at: Tensor | None = None, value: Tensor | None = None, which: Tensor | None = None) -> Tensor:
@@ -140,15 +141,31 @@ def pad(node: OperatorNode) -> Function:
         both = [(0, 0)] * x.ndim
         for i, axis in enumerate(chosen):
             both[axis] = (amounts[i], amounts[len(amounts) // 2 + i])
-        while mode != "constant" and both and both[0] == (0, 0):
-            both.pop(0)
-        flat = [amount for pair in reversed(both) for amount in pair]
         if mode == "constant":
             number = fill if fill is not None else 0.0 if value is None else value.item()
-            return F.pad(x, flat, value=number)
-        return F.pad(x, flat, mode=mode) if flat else x
+            return F.pad(x, [amount for pair in reversed(both) for amount in pair], value=number)
+        for axis, (before, after) in enumerate(both):
+            if before or after:
+                places = torch.arange(-before, x.shape[axis] + after, device=x.device)
+                x = x.index_select(axis, _PADDED[mode](places, x.shape[axis]))
+        return x
 
     return run
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Places along an axis that runs back at both ends, without repeating them."""
+    period = max(1, 2 * (size - 1))
+    places = places % period
+    return torch.minimum(places, period - places)
+
+
+#: Where the entries outside an axis of some size come from.
+_PADDED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "reflect": _reflected,
+    "edge": lambda places, size: places.clamp(0, size - 1),
+    "wrap": lambda places, size: places % size,
+}
 
 
 def reshape(node: OperatorNode) -> Function:

@@ -154,7 +154,8 @@ def max_pool(node: OperatorNode) -> Function:
         begin, end = window.pads(x)
         over = _overhang(window, x, ceil_mode)
         pads = _torch_pads(begin, [e + o for e, o in zip(end, over, strict=True)])
-        return function(F.pad(x, pads, value=-math.inf), kernel, strides, 0, dilations)
+        result: Tensor = function(F.pad(x, pads, value=-math.inf), kernel, strides, 0, dilations)
+        return result
 
     return run
 
@@ -179,7 +180,8 @@ def average_pool(node: OperatorNode) -> Function:
         inside = x.new_ones(1, 1, *x.shape[2:])
         counted = F.pad(F.pad(inside, pads, value=1.0 if include else 0.0), over)
         sums = function(F.pad(F.pad(x, pads), over), kernel, strides)
-        return sums / function(counted, kernel, strides)
+        averages: Tensor = sums / function(counted, kernel, strides)
+        return averages
 
     return run
 
@@ -216,7 +218,13 @@ def layer_norm(node: OperatorNode) -> Function:
     if node.outputs > 1:
         raise node.error("outputs of LayerNormalization beyond the first are not supported")
     axis, epsilon = int(node.attributes.get("axis", -1)), float(node.attributes.get("epsilon", 1e-5))
-    return lambda x, w, b=None: F.layer_norm(x, x.shape[axis:], w, b, epsilon)
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        over = x.shape[axis:]
+        # Both may broadcast in ONNX, but not in torch.
+        return F.layer_norm(x, over, w.expand(over), None if b is None else b.expand(over), epsilon)
+
+    return run
 
 
 def instance_norm(node: OperatorNode) -> Function:

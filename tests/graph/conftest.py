@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.graph.normalizing import normalize
+from autocompress.graph.normalizing import OPSET, normalize
 from autocompress.zoo.densenet import densenet_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
 from autocompress.zoo.resnet import BasicBlock, resnet20
@@ -158,3 +158,65 @@ def noise() -> Callable[..., Arrays]:
         return arrays
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def one_node() -> Callable[..., tuple[ModelGraph, bytes, Arrays]]:
+    """A model of one node: as a graph, as its file, and the arrays of its inputs that are no initializers."""
+
+    def make(
+        op_type: str,
+        *values: NDArray[Any] | None,
+        fixed: bool = True,
+        outputs: int = 1,
+        opset: int = 21,
+        **attributes: Any,
+    ) -> tuple[ModelGraph, bytes, Arrays]:
+        names = ["" if value is None else f"in{position}" for position, value in enumerate(values)]
+        arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True) if value is not None}
+        weights = {name for name in arrays if fixed and name != names[0]}
+        results = [f"out{index}" for index in range(outputs)]
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node(op_type, names, results, name="node", **attributes)],
+            "one",
+            [
+                onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+                for n, a in arrays.items()
+                if n not in weights
+            ],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in results],
+            [onnx.numpy_helper.from_array(arrays[name], name) for name in arrays if name in weights],
+        )
+        proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+        model = ir.from_proto(proto)
+        content = proto.SerializeToString()
+        return (
+            ModelGraph(normalize(model) if opset < OPSET else model),
+            content,
+            [array for name, array in arrays.items() if name not in weights],
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def agree(one_node: Callable[..., tuple[ModelGraph, bytes, Arrays]]) -> Callable[..., None]:
+    """One node gives in torch what it gives in ONNX Runtime: values, shapes and types."""
+
+    def compare(
+        op_type: str, *values: NDArray[Any] | None, rtol: float = 1e-5, atol: float = 1e-6, **rest: Any
+    ) -> None:
+        graph, content, arrays = one_node(op_type, *values, **rest)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        wanted = session.run(None, dict(zip((i.name for i in session.get_inputs()), arrays, strict=True)))
+        with torch.no_grad():
+            found = graph.to_torch().eval()(*(torch.from_numpy(np.array(array)) for array in arrays))
+        for ours, theirs in zip(found if isinstance(found, tuple) else (found,), wanted, strict=True):
+            reference = np.asarray(theirs)
+            assert (tuple(ours.shape), ours.numpy().dtype) == (reference.shape, reference.dtype)
+            np.testing.assert_allclose(ours.numpy(), reference, rtol=rtol, atol=atol)
+
+    return compare
