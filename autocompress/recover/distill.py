@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +28,11 @@ from autocompress.recover.features import (
     with_outputs,
 )
 from autocompress.recover.losses import distillation_loss
+from autocompress.recover.parallel import Parts
 from autocompress.recover.samples import TeacherSamples
 from autocompress.recover.schedule import cosine
+
+Key = TypeVar("Key")
 
 OPTIMIZERS = ("sgd", "adamw")
 #: What a teacher said is kept up to this size; later steps are computed anew for each student.
@@ -75,7 +77,8 @@ class Distiller:
         teacher: the uncompressed graph; it runs once over each training sample, when first needed.
         dataset: training samples; labels are not used.
         seed: of the samples' order and mixture.
-        threads: of torch while healing; default all cores this process may use.
+        threads: while healing; default all cores this process may use. Each takes its part of every batch (see
+            :mod:`autocompress.recover.parallel`), and BatchNormalization normalizes part by part.
         augment: ``none``, ``mixup``, ``flip`` (images only), or ``auto``: ``flip`` for images, else ``mixup`` where
             every input is float.
         copies: mixed copies of the data; more cost the teacher more time and help long healing.
@@ -105,7 +108,8 @@ class Distiller:
         self._optimizer = optimizer
         self._bfloat16 = has_fast_bfloat16() if bfloat16 is None else bfloat16
         self._statistics_samples = statistics_samples
-        self._lessons: dict[tuple[int, int], tuple[tuple[Tensor, ...], list[Tensor]]] = {}
+        self._known_inputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self._lessons: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
         self._lesson_bytes = 0
         self._samples = TeacherSamples(self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies)
 
@@ -136,21 +140,23 @@ class Distiller:
             CandidateError: the loss is no longer finite.
             Interrupted: ``should_stop`` said so; the steps of this call are lost.
         """
-        with _threads(self._threads):
-            features = self._features(pruned, kept or {}) if plan.feature_weight else []
-            module = GraphModule(with_outputs(pruned, [feature.student for feature in features]))
-            optimizer = self._make_optimizer(module, plan)
-            if state is not None:
-                # The optimizer would go on in the very tensors that it is given: the state must serve again.
-                optimizer.load_state_dict(deepcopy(state.optimizer))
-            size = fixed_batch(self._teacher) or plan.batch_size
-            # One sample has no statistics worth training on.
-            module.train(size > 1)
-            losses: list[float] = []
+        features = self._features(pruned, kept or {}) if plan.feature_weight else []
+        module = GraphModule(with_outputs(pruned, [feature.student for feature in features]))
+        optimizer = self._make_optimizer(module, plan)
+        if state is not None:
+            # The optimizer would go on in the very tensors that it is given: the state must serve again.
+            optimizer.load_state_dict(deepcopy(state.optimizer))
+        fixed = fixed_batch(self._teacher)
+        size = fixed or plan.batch_size
+        # One sample has no statistics worth training on.
+        module.train(size > 1)
+        losses: list[float] = []
+        parts = Parts(self._threads, whole=fixed is not None)
+        with parts.running(size):
             for step in range(start_step, start_step + steps):
                 if should_stop is not None and should_stop():
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
-                losses.append(self._step(module, optimizer, plan, step, size, features))
+                losses.append(self._step(module, optimizer, plan, step, size, features, parts))
             batches = clean_batches(pruned, self._dataset, self._statistics_samples, 64)
             update_statistics(module, batches)
         last = losses[-10:]
@@ -168,26 +174,37 @@ class Distiller:
         step: int,
         size: int,
         features: Sequence[Feature],
+        parts: Parts,
     ) -> float:
-        if features:
-            inputs, values = self._lesson(step, size)
-            targets = [*values[: len(self._teacher.output_names)], *(values[self._place[f.teacher]] for f in features)]
-        else:
-            inputs, targets = self._samples.batch(step, size)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * cosine(step, plan.steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            outputs = _listed(module(*inputs))
-        count = len(outputs) - len(features)
-        loss = distillation_loss(outputs[:count], targets[:count], plan.temperature)
-        if features:
-            loss = loss + plan.feature_weight * feature_loss(outputs[count:], targets[count:], features)
-        value = float(loss.detach())
+        """One optimizer step; the gradient is the mean over the samples, whatever the parts."""
+        parameters = list(module.parameters())
+        inputs, targets = self._samples.batch(step, size) if not features else (self._inputs(step, size), [])
+
+        def part_of_it(part: slice) -> tuple[float, list[Tensor]]:
+            mine = tuple(x[part] for x in inputs)
+            wanted = (
+                [x[part] for x in targets] if not features else self._lesson((step, size, part.start), mine, features)
+            )
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+                outputs = _listed(module(*mine))
+            count = len(outputs) - len(features)
+            loss = distillation_loss(outputs[:count], wanted[:count], plan.temperature)
+            if features:
+                loss = loss + plan.feature_weight * feature_loss(outputs[count:], wanted[count:], features)
+            share = len(mine[0]) / size
+            gradients = torch.autograd.grad(loss * share, parameters, allow_unused=True, materialize_grads=True)
+            return float(loss.detach()) * share, list(gradients)
+
+        found = parts.each(part_of_it, size)
+        value = sum(loss for loss, _ in found)
         if value != value or value in (float("inf"), float("-inf")):
             raise CandidateError("heal", f"the loss is {value} at step {step} (learning rate {plan.learning_rate:g})")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), _MAX_GRADIENT_NORM)
+        for position, parameter in enumerate(parameters):
+            # Always in the same order: the same seed gives the same weights.
+            parameter.grad = sum((gradients[position] for _, gradients in found[1:]), start=found[0][1][position])
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * cosine(step, plan.steps)
+        torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
         optimizer.step()
         return value
 
@@ -207,22 +224,34 @@ class Distiller:
         points = [point for point in feature_points(self._teacher) if point in self._place]
         return match_features(self._teacher, student, points, kept)
 
+    def _inputs(self, step: int, size: int) -> tuple[Tensor, ...]:
+        """The inputs of one step; kept as long as there is room for them."""
+        known = self._known_inputs.get((step, size))
+        if known is None:
+            known = self._samples.inputs(step, size)
+            self._keep(self._known_inputs, (step, size), known)
+        return known
+
     @torch.no_grad()
-    def _lesson(self, step: int, size: int) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """One step's inputs, and the teacher's outputs and features for them.
+    def _lesson(
+        self, key: tuple[int, int, int], inputs: tuple[Tensor, ...], features: Sequence[Feature]
+    ) -> list[Tensor]:
+        """The teacher's outputs and features for a part of one step.
 
         Every student sees the same samples at the same step, so what the first needed is kept for the others.
         """
-        known = self._lessons.get((step, size))
-        if known is not None:
-            return known
-        inputs = self._samples.inputs(step, size)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            values = _listed(self._feature_module(*inputs))
+        values = self._lessons.get(key)
+        if values is None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+                values = tuple(_listed(self._feature_module(*inputs)))
+            self._keep(self._lessons, key, values)
+        outputs = values[: len(self._teacher.output_names)]
+        return [*outputs, *(values[self._place[feature.teacher]] for feature in features)]
+
+    def _keep(self, memory: dict[Key, tuple[Tensor, ...]], key: Key, values: tuple[Tensor, ...]) -> None:
         if self._lesson_bytes < LESSON_BYTES:
-            self._lesson_bytes += sum(value.nbytes for value in (*inputs, *values))
-            self._lessons[step, size] = inputs, values
-        return inputs, values
+            self._lesson_bytes += sum(value.nbytes for value in values)
+            memory[key] = values
 
     @cached_property
     def _feature_module(self) -> GraphModule:
@@ -251,17 +280,6 @@ def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware; emulated it would be slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run with this many torch threads and restore the number after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
