@@ -77,6 +77,8 @@ def resnet50(in_channels: int = 3, num_classes: int = 1000, *, seed: int = 0) ->
                 module.weight.normal_(0, module.in_features**-0.5, generator=generator)
                 module.bias.zero_()
             elif isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.normal_(0, 0.2, generator=generator)
                 module.running_mean.normal_(0, 0.2, generator=generator)
