@@ -42,12 +42,15 @@ class EvaluationPolicy:
     Args:
         quick_samples: validation samples of the first accuracy stage.
         budgets: shares of the distillation steps after which a candidate is judged, rising to 1.
+        worthwhile: share by which a candidate must be cheaper than one at least as good before it is healed; less is
+            within the noise of timing and not worth the training (epsilon dominance, Laumanns et al. 2002).
         recovery: share of the remaining gap to the best quality that the rest of healing is assumed to win back
             until this run has seen how much it really does.
     """
 
     quick_samples: int = 512
     budgets: tuple[float, ...] = (0.25, 1.0)
+    worthwhile: float = 0.02
     recovery: float = 0.7
 
 
@@ -173,7 +176,8 @@ class CandidateEvaluator:
         with self._timed(progress, "screen latency"):
             screened = self._latency.screen(draft, plan)
         progress.measurements["latency_ms"] = screened
-        self._check_reach(progress, self._ceiling(), "at its best")
+        heals = plan.restructures and self._healing is not None
+        self._check_reach(progress, self._ceiling(), "at its best", self._policy.worthwhile if heals else 0.0)
         self._check_constraints(progress)
         graph = self._recover(progress, pruned)
         with self._timed(progress, "accuracy"):
@@ -226,8 +230,11 @@ class CandidateEvaluator:
         metric = self._quality.metric
         return max((t.value(metric) for t in self._complete), default=1.0)
 
-    def _check_reach(self, progress: _Progress, optimistic_quality: float, when: str) -> None:
-        """Stop a candidate that some complete trial beats even if its quality turns out as hoped."""
+    def _check_reach(self, progress: _Progress, optimistic_quality: float, when: str, worthwhile: float = 0.0) -> None:
+        """Stop a candidate that some complete trial beats even if its quality turns out as hoped.
+
+        With ``worthwhile`` a trial beats it too that costs more by no more than that share.
+        """
         if progress.candidate.source == "baseline":
             return
         hoped: dict[str, float] = {}
@@ -241,7 +248,10 @@ class CandidateEvaluator:
             else:
                 return
         for trial in self._complete:
-            losses = [(o.loss(trial.value(o.metric)), o.loss(hoped[o.metric])) for o in self._objectives]
+            losses = [
+                (o.loss(trial.value(o.metric)) * (1.0 if o.maximize else 1.0 - worthwhile), o.loss(hoped[o.metric]))
+                for o in self._objectives
+            ]
             if all(mine <= theirs for mine, theirs in losses) and any(mine < theirs for mine, theirs in losses):
                 listed = ", ".join(f"{o.metric} {hoped[o.metric]:.4g}" for o in self._objectives)
                 raise _OutOfReachError(f"out of reach {when}: trial {trial.number} beats the hoped-for {listed}")
