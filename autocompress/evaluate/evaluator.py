@@ -50,7 +50,7 @@ class EvaluationPolicy:
 
     quick_samples: int = 512
     budgets: tuple[float, ...] = (0.25, 1.0)
-    worthwhile: float = 0.02
+    worthwhile: float = 0.03
     recovery: float = 0.7
 
 

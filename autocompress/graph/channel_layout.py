@@ -317,8 +317,8 @@ def _numbers(source: ir.Value | None, result: ir.Value) -> tuple[list[int], list
 
 
 def _many(axis: Axis) -> bool:
-    """Whether an axis holds several channels; one alone can never leave."""
-    return not isinstance(axis, str) and axis.size > 1
+    """Whether an axis holds several channels; one that has it for itself can never leave."""
+    return not isinstance(axis, str) and axis.size > 1 and bool((axis != axis[0]).any())
 
 
 def _as_ids(tracker: ChannelTracker, axis: Axis, size: int | None) -> Ids:

@@ -230,13 +230,14 @@ def layer_norm(node: OperatorNode) -> Function:
 def instance_norm(node: OperatorNode) -> Function:
     """InstanceNormalization."""
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    return lambda x, w, b: F.instance_norm(x, weight=w, bias=b, eps=epsilon)
+    # Not those of `torch.nn.functional`: they refuse a single position, whose result is the bias.
+    return lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.0, epsilon, False)
 
 
 def group_norm(node: OperatorNode) -> Function:
     """GroupNormalization with a scale for each channel (opset 21)."""
     groups, epsilon = int(node.attributes["num_groups"]), float(node.attributes.get("epsilon", 1e-5))
-    return lambda x, w, b: F.group_norm(x, groups, w, b, epsilon)
+    return lambda x, w, b: torch.group_norm(x, groups, w, b, epsilon)
 
 
 def local_response_norm(node: OperatorNode) -> Function:

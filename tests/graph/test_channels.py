@@ -549,6 +549,13 @@ CASES: dict[str, Case] = {
         ),
         {"a": 8, "c": 4, "fc": OUT},
     ),
+    "a transposed convolution of one channel in each group, flattened": (
+        lambda: images(
+            lambda n, x: n.fc(n.b(F.relu(n.a(x))).flatten(1)),
+            a=conv(3, 8, 3), b=nn.ConvTranspose2d(8, 2, 1, groups=2), fc=fc(128),
+        ),
+        {"a": 4, "b": 1, "fc": OUT},
+    ),
     "a small U-Net": (
         lambda: images(
             lambda n, x: n.o(

@@ -157,7 +157,7 @@ def test_a_layer_normalization_whose_scale_broadcasts(shape: tuple[int, ...], ag
     agree("LayerNormalization", floats(2, 3, 4, 5), floats(*shape, seed=1), floats(*shape, seed=2), axis=2, **NEAR)
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 3, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 3, 5), (1, 4, 1, 1)], ids=str)
 def test_instance_normalization(shape: tuple[int, ...], agree: Agree) -> None:
     agree("InstanceNormalization", floats(*shape), floats(4, seed=1), floats(4, seed=2), epsilon=0.01, **NEAR)
 
@@ -165,6 +165,10 @@ def test_instance_normalization(shape: tuple[int, ...], agree: Agree) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_group_normalization(groups: int, agree: Agree) -> None:
     agree("GroupNormalization", X, floats(4, seed=1), floats(4, seed=2), num_groups=groups, epsilon=0.01, **NEAR)
+
+
+def test_group_normalization_of_single_entries(agree: Agree) -> None:
+    agree("GroupNormalization", floats(1, 4, 1, 1), floats(4, seed=1), floats(4, seed=2), num_groups=4, **NEAR)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
