@@ -28,8 +28,6 @@ from autocompress.zoo.vgg import vgg_tiny
 Arrays = list[NDArray[Any]]
 Inputs = Mapping[str, tuple[int, Sequence[int | str]]]
 
-torch.set_num_threads(1)
-
 
 class SmallResNet18(nn.Module):
     """A ResNet-18 as torchvision lays it out, a stem of 7x7 and a max pool, with an eighth of the channels."""
