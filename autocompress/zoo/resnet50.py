@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2016, table 1) with the stride in the 3x3 convolution: the structure, without trained weights."""
+"""ResNet-50 (He et al. 2016, table 1), the stride in the 3x3 convolution: the structure without trained weights."""
 
 from __future__ import annotations
 

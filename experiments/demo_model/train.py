@@ -28,14 +28,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def resnet20() -> nn.Module:
     """The product's definition, loaded by path so that the trainer needs torch alone."""
     spec = importlib.util.spec_from_file_location("zoo_resnet", ROOT / "autocompress/zoo/resnet.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.resnet20(in_channels=1)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    data = gzip.open(path, "rb").read()
+    with gzip.open(path, "rb") as file:
+        data = file.read()
     ndim = data[3]
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim)]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)

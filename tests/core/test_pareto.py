@@ -13,9 +13,7 @@ from autocompress.core.pareto import ParetoFront, hypervolume, non_dominated_mas
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.trial import Candidate, Trial, TrialState
 
-POINTS = hnp.arrays(
-    np.float64, st.tuples(st.integers(1, 12), st.integers(1, 3)), elements=st.integers(0, 6).map(float)
-)
+POINTS = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 3)), elements=st.integers(0, 6).map(float))
 
 
 @given(POINTS)
