@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from autocompress.compress.importance import channel_scores
 from autocompress.compress.legal import layer_plans, legality
 from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
+from autocompress.compress.sparsify import sparse_layers, sparsify, store_sparse
 from autocompress.compress.weights import WeightCache
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.plan import CompressionPlan, LayerPlan
@@ -129,18 +131,22 @@ class Compressor:
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
         folded = self.folded(float_graph)
+        sparse = [name for name, found in sparse_layers(plan, folded).items() if found.storage == "sparse"]
+        if sparse and not layers:
+            return store_sparse(folded, sparse)
         if not layers:
             return folded
         if needs_ranges and calibration is None and draft:
             try:
                 # Pruning keeps the names of values, so the uncompressed graph's ranges fit in form.
-                return self._quantized(folded, layers, plan, self.calibration(self.graph, plan.calibrator))
+                ranges = self.calibration(self.graph, plan.calibrator)
+                return store_sparse(self._quantized(folded, layers, plan, ranges), sparse)
             except UnknownNameError:
                 pass
         corrects = self._dataset is not None and not draft and any(layer.weight_bits < 8 for layer in layers.values())
         if calibration is None and (needs_ranges or corrects):
             calibration = self.calibration(float_graph, plan.calibrator)
-        return self._quantized(folded, layers, plan, calibration)
+        return store_sparse(self._quantized(folded, layers, plan, calibration), sparse)
 
     def layer_plans(self, plan: CompressionPlan) -> dict[str, LayerPlan]:
         """What the plan means for each layer; layers that stay float32 or are skipped are left out.
@@ -196,7 +202,7 @@ class Compressor:
     def _without(self, plan: CompressionPlan) -> ModelGraph:
         self._check(plan)
         narrow = prune(self.graph, self.kept(plan)) if any(plan.prune.values()) else self.graph
-        return without_blocks(narrow, plan.skip)
+        return sparsify(without_blocks(narrow, plan.skip), plan)
 
     def _check(self, plan: CompressionPlan) -> None:
         plan.check(
@@ -251,4 +257,6 @@ def compress(
 
 
 def _structure(plan: CompressionPlan) -> str:
-    return json.dumps([plan.importance, sorted(plan.prune.items()), plan.skip])
+    sparsity = {name: asdict(found) for name, found in plan.sparsities.items()}
+    named = sorted(plan.layers) if sparsity else []
+    return json.dumps([plan.importance, sorted(plan.prune.items()), plan.skip, sorted(sparsity.items()), named])

@@ -17,6 +17,48 @@ IMPORTANCES = ("l1", "l2", "taylor", "random")
 CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
 DEFAULT = "*"
 PLAN_VERSION = 1
+SPARSITY_PATTERNS = ("unstructured", "block", "n:m")
+SPARSITY_STORAGES = ("dense", "sparse")
+#: What JSON may hold for a field, by the field's type.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsityPlan:
+    """Which of a layer's weights become zero, and how the rest is stored.
+
+    Args:
+        pattern: ``unstructured`` (largest magnitudes stay), ``block`` (blocks with the largest norms stay) or ``n:m``
+            (``n`` of every ``m`` inputs stay).
+        ratio: share of weights or blocks that become zero; not read for ``n:m``.
+        block_rows: output channels in a block.
+        block_columns: inputs (times kernel positions) in a block.
+        n: inputs that stay.
+        m: of so many.
+        storage: ``dense``, or ``sparse`` for an ONNX sparse initializer where the layer's weights stay float32.
+    """
+
+    pattern: str = "unstructured"
+    ratio: float = 0.5
+    block_rows: int = 4
+    block_columns: int = 4
+    n: int = 2
+    m: int = 4
+    storage: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.pattern not in SPARSITY_PATTERNS:
+            raise PlanError(f"`pattern` must be one of {SPARSITY_PATTERNS}, but got {self.pattern!r}.")
+        if self.storage not in SPARSITY_STORAGES:
+            raise PlanError(f"`storage` must be one of {SPARSITY_STORAGES}, but got {self.storage!r}.")
+        if not 0 <= self.ratio < 1:
+            raise PlanError(f"The sparsity `ratio` must be in [0, 1), but got {self.ratio!r}.")
+        if self.block_rows < 1 or self.block_columns < 1:
+            raise PlanError(
+                f"A block must have at least one row and column, but got {self.block_rows} x {self.block_columns}."
+            )
+        if not 0 < self.n < self.m:
+            raise PlanError(f"N:M sparsity needs 0 < n < m, but got {self.n}:{self.m}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +71,7 @@ class LayerPlan:
 
     weight_bits: int = 32
     activation_bits: int = 32
+    sparsity: SparsityPlan | None = None
 
     def __post_init__(self) -> None:
         if self.weight_bits not in WEIGHT_BITS:
@@ -116,7 +159,12 @@ class CompressionPlan:
     @property
     def restructures(self) -> bool:
         """Whether anything is removed, so that there is something to heal."""
-        return bool(self.skip) or any(self.prune.values())
+        return bool(self.skip) or any(self.prune.values()) or bool(self.sparsities)
+
+    @property
+    def sparsities(self) -> dict[str, SparsityPlan]:
+        """Layer name, or ``"*"``, to its sparsity, where it has one."""
+        return {name: layer.sparsity for name, layer in self.layers.items() if layer.sparsity is not None}
 
     def layer(self, name: str) -> LayerPlan:
         """The plan of one layer: its own, else that of ``"*"``, else float32."""
@@ -148,9 +196,12 @@ class CompressionPlan:
     @property
     def structure_digest(self) -> str:
         """Digest of what decides the float weights (pruning, importance, healing); bits do not change it."""
-        return _digest(
-            {k: v for k, v in self.to_dict().items() if k in ("prune", "skip", "importance", "distillation")}
-        )
+        decisive = ("prune", "skip", "importance", "distillation")
+        found = {k: v for k, v in self.to_dict().items() if k in decisive}
+        if self.sparsities:
+            # A default of "*" reaches layers that are not named, so who is named matters too.
+            found["sparsity"] = {name: _layer_dict(plan).get("sparsity") for name, plan in self.layers.items()}
+        return _digest(found)
 
     @property
     def digest(self) -> str:
@@ -161,9 +212,7 @@ class CompressionPlan:
         """Plain JSON values; :meth:`from_dict` reads them back."""
         result: dict[str, Any] = {
             "version": PLAN_VERSION,
-            "layers": {
-                k: {"weight_bits": v.weight_bits, "activation_bits": v.activation_bits} for k, v in self.layers.items()
-            },
+            "layers": {name: _layer_dict(plan) for name, plan in self.layers.items()},
             "prune": dict(self.prune),
             "importance": self.importance,
             "calibrator": self.calibrator,
@@ -191,7 +240,7 @@ class CompressionPlan:
         if version != PLAN_VERSION:
             raise PlanError(f"This release reads plans of version {PLAN_VERSION}, but got version {version!r}.")
         layers = _mapping(values.pop("layers", {}), "layers", None)
-        values["layers"] = {name: _build(LayerPlan, item, f"layers.{name}") for name, item in layers.items()}
+        values["layers"] = {name: _layer(item, f"layers.{name}") for name, item in layers.items()}
         values["prune"] = _mapping(values.pop("prune", {}), "prune", None)
         values["skip"] = _names(values.pop("skip", []), "skip")
         distillation = values.pop("distillation", None)
@@ -207,6 +256,23 @@ class CompressionPlan:
         except json.JSONDecodeError as error:
             raise PlanError(f"The plan is not JSON: {error}.") from error
         return cls.from_dict(data)
+
+
+def _layer_dict(plan: LayerPlan) -> dict[str, Any]:
+    """A layer's plan with what is not default."""
+    result: dict[str, Any] = {"weight_bits": plan.weight_bits, "activation_bits": plan.activation_bits}
+    if plan.sparsity is not None:
+        result["sparsity"] = _as_dict(plan.sparsity)
+    return result
+
+
+def _layer(data: object, where: str) -> LayerPlan:
+    values = _mapping(data, where, [f.name for f in fields(LayerPlan)])
+    sparsity = values.pop("sparsity", None)
+    plan: LayerPlan = _build(LayerPlan, values, where)
+    if sparsity is None:
+        return plan
+    return replace(plan, sparsity=_build(SparsityPlan, sparsity, f"{where}.sparsity"))
 
 
 def _as_dict(item: Any) -> dict[str, Any]:
@@ -242,8 +308,8 @@ def _build(kind: type[Any], data: object, where: str) -> Any:
     types = {f.name: f.type for f in fields(kind)}
     values = _mapping(data, where, types)
     for key, value in values.items():
-        wanted: tuple[type, ...] = (int,) if types[key] == "int" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        wanted = _JSON_TYPES[str(types[key])]
+        if isinstance(value, bool) != (wanted == (bool,)) or not isinstance(value, wanted):
             raise PlanError(f"`{where}.{key}` must be {types[key]}, but got {value!r}.")
     try:
         return kind(**values)

@@ -16,6 +16,7 @@ from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import normalize
 from autocompress.graph.quiet import first_line
 from autocompress.graph.running import check_runs
+from autocompress.graph.serializing import densify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,7 +122,11 @@ def _from_onnx(path: Path, examples: tuple[Any, ...]) -> ModelGraph:
         if not proto.graph.output or not proto.graph.node:
             raise ModelError(f"{str(path)!r} is not an ONNX model: it has no {_lacks(proto)}.")
         _check_external(proto, path)
-        model = ir.load(path)
+        if proto.graph.sparse_initializer:
+            densify(proto)
+            model = ir.from_proto(proto)
+        else:
+            model = ir.load(path)
         for value in model.graph.initializers.values():
             if value.const_value is not None:
                 value.const_value.numpy()  # a truncated data file shows here, while the path is at hand

@@ -214,6 +214,8 @@ class ModelGraph:
 
     @cached_property
     def _size(self) -> int:
+        if serializing.has_sparse(self._model):
+            return len(serializing.to_bytes(self._model))
         return serializing.file_size(*self._skeleton)
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -15,11 +16,53 @@ from numpy.typing import NDArray
 _SHAREABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32})
 _PLACE = "weights"
 _HASH_KEY = "autocompress.sha256"
+_SPARSE_KEY = "autocompress.sparse"
 
 
 def to_bytes(model: ir.Model) -> bytes:
     """The serialized model, weights included; the same bytes for the same model."""
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    proto = ir.to_proto(model)
+    marked = {name for name, value in model.graph.initializers.items() if value.meta.get(_SPARSE_KEY)}
+    if marked:
+        dense = list(proto.graph.initializer)
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(tensor for tensor in dense if tensor.name not in marked)
+        proto.graph.sparse_initializer.extend(_sparse(tensor) for tensor in dense if tensor.name in marked)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def mark_sparse(value: ir.Value) -> None:
+    """Let a file hold an initializer as an ONNX sparse tensor: values and int64 places, 12 bytes a float32."""
+    value.meta[_SPARSE_KEY] = True
+
+
+def has_sparse(model: ir.Model) -> bool:
+    """Whether an initializer was marked by :func:`mark_sparse`."""
+    return any(value.meta.get(_SPARSE_KEY) for value in model.graph.initializers.values())
+
+
+def densify(proto: onnx.ModelProto) -> None:
+    """Turn sparse initializers into dense ones, in place; their indices are places in the flat array."""
+    for tensor in proto.graph.sparse_initializer:
+        values = onnx.numpy_helper.to_array(tensor.values)
+        places = onnx.numpy_helper.to_array(tensor.indices)
+        dense = np.zeros(tuple(tensor.dims), values.dtype)
+        if places.ndim == 2:
+            dense[tuple(places.T)] = values
+        else:
+            dense.reshape(-1)[places] = values
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(dense, tensor.values.name))
+    del proto.graph.sparse_initializer[:]
+
+
+def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
+    array = onnx.numpy_helper.to_array(tensor)
+    places = np.flatnonzero(array)
+    return onnx.SparseTensorProto(
+        values=onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name),
+        indices=onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_places"),
+        dims=list(array.shape),
+    )
 
 
 def to_skeleton(model: ir.Model, min_bytes: int) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:

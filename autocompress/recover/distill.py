@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.compress.fold import fold_batch_norm
@@ -123,6 +125,7 @@ class Distiller:
         state: HealState | None = None,
         should_stop: Callable[[], bool] | None = None,
         kept: Kept | None = None,
+        masks: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> HealResult:
         """Train for some of the plan's steps.
 
@@ -135,6 +138,7 @@ class Distiller:
             should_stop: asked before each step.
             kept: teacher's value name to axis to the entries that the student still has; without it only values that
                 lost nothing are matched.
+            masks: weight to where it may be other than zero; the rest stays zero.
 
         Raises:
             CandidateError: the loss is no longer finite.
@@ -151,12 +155,14 @@ class Distiller:
         # One sample has no statistics worth training on.
         module.train(size > 1)
         losses: list[float] = []
+        kept_zero = [(module.initializer(name), torch.from_numpy(~mask)) for name, mask in (masks or {}).items()]
         parts = Parts(self._threads, whole=fixed is not None)
         with parts.running(size):
             for step in range(start_step, start_step + steps):
                 if should_stop is not None and should_stop():
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
                 losses.append(self._step(module, optimizer, plan, step, size, features, parts))
+                _zero(kept_zero)
             batches = clean_batches(pruned, self._dataset, self._statistics_samples, 64)
             update_statistics(module, batches)
         last = losses[-10:]
@@ -280,6 +286,13 @@ def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware; emulated it would be slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+@torch.no_grad()
+def _zero(weights: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Set each weight to zero where its mask says so: the optimizer's momentum would move it off."""
+    for weight, gone in weights:
+        weight.masked_fill_(gone, 0.0)
 
 
 def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:

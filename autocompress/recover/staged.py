@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autocompress.compress.sparsify import sparsity_masks
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
@@ -86,6 +87,7 @@ class StagedHealing:
             state=entry.state if done else None,
             should_stop=self._should_stop,
             kept=None if self._kept is None else self._kept(plan),
+            masks=sparsity_masks(pruned, plan),
         )
         entry.graphs[until] = result.graph
         if until == healing.steps:
