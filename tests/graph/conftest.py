@@ -19,11 +19,20 @@ from torch import Tensor, nn
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import OPSET, normalize
+from autocompress.zoo.audio import audio_tiny
 from autocompress.zoo.densenet import densenet_tiny
+from autocompress.zoo.efficientnet_lite import efficientnet_lite_tiny
+from autocompress.zoo.inception import inception_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
+from autocompress.zoo.mobilenet_v1 import mobilenet_v1_tiny
+from autocompress.zoo.mobilenet_v3 import mobilenet_v3_tiny
 from autocompress.zoo.resnet import BasicBlock, resnet20
+from autocompress.zoo.resnext import resnext_tiny
 from autocompress.zoo.senet import senet_tiny
+from autocompress.zoo.squeezenet import squeezenet_tiny
+from autocompress.zoo.unet import unet_resize_tiny, unet_tiny
 from autocompress.zoo.vgg import vgg_tiny
+from autocompress.zoo.yolo import yolo_tiny
 
 Arrays = list[NDArray[Any]]
 Inputs = Mapping[str, tuple[int, Sequence[int | str]]]
@@ -51,13 +60,28 @@ class SmallResNet18(nn.Module):
         return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet20": (resnet20, 16),
-    "resnet18": (SmallResNet18, 32),
-    "mobilenet": (mobilenet_tiny, 16),
-    "densenet": (densenet_tiny, 16),
-    "senet": (senet_tiny, 16),
-    "vgg": (vgg_tiny, 16),
+def _images(side: int) -> Callable[[], tuple[Tensor, ...]]:
+    return lambda: (torch.zeros(2, 3, side, side),)
+
+
+#: Builder of each network, and of a batch of its inputs.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]] = {
+    "resnet20": (resnet20, _images(16)),
+    "resnet18": (SmallResNet18, _images(32)),
+    "mobilenet": (mobilenet_tiny, _images(16)),
+    "densenet": (densenet_tiny, _images(16)),
+    "senet": (senet_tiny, _images(16)),
+    "vgg": (vgg_tiny, _images(16)),
+    "resnext": (resnext_tiny, _images(8)),
+    "mobilenet_v1": (mobilenet_v1_tiny, _images(8)),
+    "mobilenet_v3": (mobilenet_v3_tiny, _images(8)),
+    "efficientnet_lite": (efficientnet_lite_tiny, _images(8)),
+    "squeezenet": (squeezenet_tiny, _images(8)),
+    "inception": (inception_tiny, _images(8)),
+    "unet": (unet_tiny, _images(8)),
+    "unet_resize": (unet_resize_tiny, _images(8)),
+    "yolo": (yolo_tiny, _images(16)),
+    "audio": (audio_tiny, lambda: (torch.zeros(2, 1, 256),)),
 }
 
 
@@ -74,9 +98,9 @@ def uneven(module: nn.Module) -> nn.Module:
 
 @functools.cache
 def _network(name: str) -> ModelGraph:
-    factory, side = NETWORKS[name]
+    factory, examples = NETWORKS[name]
     torch.manual_seed(0)
-    return load_model(uneven(factory()), (torch.zeros(2, 3, side, side),))
+    return load_model(uneven(factory()), examples())
 
 
 @pytest.fixture(autouse=True, scope="module")
