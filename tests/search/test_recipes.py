@@ -82,7 +82,7 @@ def test_pruning_comes_with_and_without_healing_in_int8_and_fp32() -> None:
     healed, bare, fp32 = (found[f"prune 50% + {end}"] for end in ("int8", "int8, not healed", "fp32"))
     assert healed.plan.prune == bare.plan.prune == fp32.plan.prune == {"a": 0.5, "b": 0.5, "c": 0.5}
     steps = [c.plan.distillation.steps if c.plan.distillation else None for c in (healed, bare, fp32)]
-    assert steps == [80, 0, 80]
+    assert steps == [40, 0, 40]
     assert fp32.plan.layers == {}
 
 
