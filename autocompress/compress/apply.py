@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from autocompress.compress.calibrate import Calibration, calibrate
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.importance import channel_scores
+from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
 from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
@@ -53,11 +54,16 @@ class Compressor:
 
     Args:
         graph: the uncompressed graph.
-        dataset: samples for calibration and for importance ``taylor``; None allows what needs no data.
+        dataset: samples for calibration and for importance that reads data; None allows what needs none.
         activation_type: ``uint8`` or ``int8``, as the runtime is fast with.
-        seed: of importance ``random`` and the choice of samples for ``taylor``.
+        seed: of importance ``random`` and the choice of samples for importance.
         calibration_samples: at most as many are used.
         reduce_range: 7-bit weights in place of 8-bit ones for integer compute; x86 without VNNI needs them.
+        early_weights: initializer name to its value early in training; importance ``lottery`` rewinds what it keeps to
+            them. Without, it keeps the trained weights.
+
+    Raises:
+        PlanError: early weights that lack a layer's weight, or have another shape.
     """
 
     def __init__(
@@ -69,8 +75,10 @@ class Compressor:
         seed: int = 0,
         calibration_samples: int = 128,
         reduce_range: bool = False,
+        early_weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.graph = graph
+        self._early = None if early_weights is None else rewound(graph, early_weights)
         self.legal = legality(graph)
         self._dataset = dataset
         self._activation_type = activation_type
@@ -78,7 +86,7 @@ class Compressor:
         self._samples = calibration_samples
         self._reduce_range = reduce_range
         self._weights = WeightCache()
-        self._scores: dict[str, Mapping[str, NDArray[np.float64]]] = {}
+        self._scores: dict[tuple[str, str | None], Mapping[str, NDArray[np.float64]]] = {}
         self._kept: _Recent[dict[str, NDArray[np.intp]]] = _Recent(256)
         self._pruned: _Recent[ModelGraph] = _Recent(_GRAPHS)
         # A graph stands for itself: the entry keeps it alive, so no other can have its id.
@@ -89,7 +97,7 @@ class Compressor:
         """Group name to the sorted units that stay, for groups that lose any; cached.
 
         Raises:
-            PlanError: a group that does not exist or is blocked, or ``taylor`` without data.
+            PlanError: a group that does not exist or is blocked, or importance that lacks the data it reads.
         """
         return self._kept.get(_structure(plan), lambda: self._select(plan))
 
@@ -201,7 +209,8 @@ class Compressor:
 
     def _without(self, plan: CompressionPlan) -> ModelGraph:
         self._check(plan)
-        narrow = prune(self.graph, self.kept(plan)) if any(plan.prune.values()) else self.graph
+        source = self._early if self._early is not None and plan.importance == "lottery" else self.graph
+        narrow = prune(source, self.kept(plan)) if any(plan.prune.values()) else source
         return sparsify(without_blocks(narrow, plan.skip), plan)
 
     def _check(self, plan: CompressionPlan) -> None:
@@ -213,15 +222,17 @@ class Compressor:
 
     def _select(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
         groups = self.graph.groups()
-        if plan.importance not in self._scores:
-            self._scores[plan.importance] = channel_scores(
+        key = (plan.importance, plan.aggregation)
+        if key not in self._scores:
+            self._scores[key] = channel_scores(
                 self.graph,
                 groups,
                 plan.importance,
                 dataset=self._dataset,
                 rng=np.random.default_rng(self._seed),
+                aggregation=plan.aggregation,
             )
-        return dict(select_kept(groups, self._scores[plan.importance], plan))
+        return dict(select_kept(groups, self._scores[key], plan))
 
 
 def compress(
@@ -259,4 +270,6 @@ def compress(
 def _structure(plan: CompressionPlan) -> str:
     sparsity = {name: asdict(found) for name, found in plan.sparsities.items()}
     named = sorted(plan.layers) if sparsity else []
-    return json.dumps([plan.importance, sorted(plan.prune.items()), plan.skip, sorted(sparsity.items()), named])
+    return json.dumps(
+        [plan.importance, plan.aggregation, sorted(plan.prune.items()), plan.skip, sorted(sparsity.items()), named]
+    )

@@ -13,7 +13,20 @@ from autocompress.core.errors import PlanError, nearest
 
 WEIGHT_BITS = (32, 16, 8, 4, 2)
 ACTIVATION_BITS = (32, 16, 8)
-IMPORTANCES = ("l1", "l2", "taylor", "random")
+IMPORTANCES = (
+    "l1",
+    "l2",
+    "taylor",
+    "fisher",
+    "bn_scale",
+    "activation_mean",
+    "apoz",
+    "geometric_median",
+    "lottery",
+    "mixed",
+    "random",
+)
+AGGREGATIONS = ("sum", "mean", "max")
 CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
 DEFAULT = "*"
 PLAN_VERSION = 1
@@ -133,6 +146,8 @@ class CompressionPlan:
         prune: group name to the share of its channels to remove, in ``[0, 1)``; ``"*"`` likewise.
         skip: residual blocks that are left out whole.
         importance: how channels are ranked, one of :data:`IMPORTANCES`.
+        aggregation: how a group's coupled members become one score, one of :data:`AGGREGATIONS`; each importance's own
+            way where None.
         calibrator: how activation ranges are chosen, one of :data:`CALIBRATORS`.
         distillation: how to heal; None leaves weights as they are.
     """
@@ -141,12 +156,15 @@ class CompressionPlan:
     prune: Mapping[str, float] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     importance: str = "l1"
+    aggregation: str | None = None
     calibrator: str = "minmax"
     distillation: DistillationPlan | None = None
 
     def __post_init__(self) -> None:
         if self.importance not in IMPORTANCES:
             raise PlanError(f"`importance` must be one of {IMPORTANCES}, but got {self.importance!r}.")
+        if self.aggregation is not None and self.aggregation not in AGGREGATIONS:
+            raise PlanError(f"`aggregation` must be one of {AGGREGATIONS}, but got {self.aggregation!r}.")
         if self.calibrator not in CALIBRATORS:
             raise PlanError(f"`calibrator` must be one of {CALIBRATORS}, but got {self.calibrator!r}.")
         for group, ratio in self.prune.items():
@@ -196,7 +214,7 @@ class CompressionPlan:
     @property
     def structure_digest(self) -> str:
         """Digest of what decides the float weights (pruning, importance, healing); bits do not change it."""
-        decisive = ("prune", "skip", "importance", "distillation")
+        decisive = ("prune", "skip", "importance", "aggregation", "distillation")
         found = {k: v for k, v in self.to_dict().items() if k in decisive}
         if self.sparsities:
             # A default of "*" reaches layers that are not named, so who is named matters too.
@@ -217,6 +235,8 @@ class CompressionPlan:
             "importance": self.importance,
             "calibrator": self.calibrator,
         }
+        if self.aggregation is not None:
+            result["aggregation"] = self.aggregation
         if self.skip:
             result["skip"] = list(self.skip)
         if self.distillation is not None:
@@ -234,7 +254,7 @@ class CompressionPlan:
         Raises:
             PlanError: a wrong type, key, value or version.
         """
-        known = ("version", "layers", "prune", "skip", "importance", "calibrator", "distillation")
+        known = ("version", "layers", "prune", "skip", "importance", "aggregation", "calibrator", "distillation")
         values = _mapping(data, "plan", known)
         version = values.pop("version", PLAN_VERSION)
         if version != PLAN_VERSION:

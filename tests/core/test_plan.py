@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.errors import PlanError
-from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
+from autocompress.core.plan import AGGREGATIONS, IMPORTANCES, CompressionPlan, DistillationPlan, LayerPlan
 
 BITS = st.sampled_from([(32, 32), (16, 16), (16, 32), (8, 8), (8, 32), (4, 8), (4, 32), (2, 8), (2, 32)])
 PLANS = st.builds(
@@ -18,7 +18,8 @@ PLANS = st.builds(
         max_size=4,
     ),
     prune=st.dictionaries(st.text(min_size=1, max_size=8), st.floats(0, 0.99), max_size=4),
-    importance=st.sampled_from(["l1", "l2", "taylor", "random"]),
+    importance=st.sampled_from(IMPORTANCES),
+    aggregation=st.none() | st.sampled_from(AGGREGATIONS),
     distillation=st.none() | st.builds(DistillationPlan, steps=st.integers(0, 500), temperature=st.floats(0.5, 8)),
 )
 
@@ -60,6 +61,7 @@ def test_the_issue_s_example_is_read() -> None:
         ({"prune": {"g": True}}, r"\[0, 1\)"),
         ({"prune": [0.5]}, "must be an object"),
         ({"importance": "l3"}, "'l3'"),
+        ({"aggregation": "median"}, "`aggregation` must be one of .* but got 'median'"),
         ({"version": 9}, "version 9"),
         ({"distillation": {"steps": -1}}, "at least 0"),
         ({"distillation": {"learning_rate": 0}}, "positive"),
@@ -87,3 +89,9 @@ def test_structure_digest_does_not_depend_on_bits() -> None:
     plan = CompressionPlan(prune={"g": 0.5})
     assert plan.structure_digest == plan.replace(layers={"*": LayerPlan(weight_bits=8)}).structure_digest
     assert plan.structure_digest != plan.replace(prune={"g": 0.25}).structure_digest
+
+
+def test_aggregation_is_written_and_counts_only_where_it_is_set() -> None:
+    plan = CompressionPlan(prune={"g": 0.5})
+    assert "aggregation" not in plan.to_dict()
+    assert plan.structure_digest != plan.replace(aggregation="max").structure_digest
