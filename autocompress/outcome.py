@@ -16,12 +16,10 @@ from autocompress.core.space import Choice, Refusal, SearchSpace
 from autocompress.core.trial import Trial
 from autocompress.report.html import write_report
 from autocompress.report.tables import write_trials
+from autocompress.search.promotion import USUAL_DROP
 from autocompress.store.front_keeper import final_trial
 from autocompress.store.optuna_store import read_trials
 from autocompress.store.run_dir import RunFolder
-
-#: Loss of quality, as a share, that the first recommendation allows where the user set no limit.
-USUAL_DROP = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

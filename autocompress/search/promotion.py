@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix, non_dominated_mask
+from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.trial import Candidate, Trial
 from autocompress.search.tuner import Proposer
 
 STEPS = "distillation:steps"
+#: Loss of quality, as a share, that is allowed where the user set no limit.
+USUAL_DROP = 0.01
+#: What longer healing may well win back.
+WITHIN_REACH = 0.005
 #: Share of the gap to the best quality that longer healing is assumed to close.
 HOPED = 0.5
 SOURCE = "promotion"
@@ -69,11 +74,23 @@ class Promotion:
         tried = {trial.plan.digest for trial in trials}
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         gains = self._gains(front.trials)
-        for index in np.argsort(-gains, kind="stable"):
-            candidate = self._longer(front.trials[index], self._steps)
+        others = [front.trials[index] for index in np.argsort(-gains, kind="stable")]
+        for trial in dict.fromkeys([*self._wanted(trials, front.trials), *others]):
+            candidate = self._longer(trial, self._steps)
             if candidate is not None and candidate.plan.digest not in tried:
                 return candidate
         return None
+
+    def _wanted(self, trials: Sequence[Trial], front: Sequence[Trial]) -> list[Trial]:
+        """Front trials that users ask for most: within reach of the quality that is allowed, the cheapest first."""
+        quality, *costs = self._objectives
+        baseline = next((t for t in trials if t.plan == CompressionPlan() and quality.metric in t.measurements), None)
+        if baseline is None or not costs:
+            return []
+        bounds = [c.bound for c in self._constraints if c.metric == quality.metric]
+        limit = bounds[0] if bounds else baseline.value(quality.metric) - USUAL_DROP
+        near = [t for t in front if t.value(quality.metric) >= limit - WITHIN_REACH]
+        return sorted(near, key=lambda t: costs[0].loss(t.value(costs[0].metric)))
 
     def _gains(self, trials: Sequence[Trial]) -> NDArray[np.float64]:
         """``(n_trials,)`` hypervolume that each adds if it wins back :data:`HOPED` of its gap to the best quality."""

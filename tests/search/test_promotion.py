@@ -83,3 +83,16 @@ def test_a_promotion_is_made_once(trial_factory: Callable[..., Trial]) -> None:
 
 def test_what_was_not_pruned_is_not_healed(trial_factory: Callable[..., Trial]) -> None:
     assert _promotion([trial_factory(0, plan=CompressionPlan())]).ask() is None
+
+
+def test_what_users_ask_for_most_is_promoted_first(trial_factory: Callable[..., Trial]) -> None:
+    """The cheapest point near the loss that is allowed goes before one that may gain more far below it."""
+    trials = [
+        trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
+        trial_factory(1, accuracy=0.945, latency_ms=2.0, plan=_plan(0.1, 80)),
+        trial_factory(2, accuracy=0.937, latency_ms=1.5, plan=_plan(0.25, 80), label="near the limit"),
+        trial_factory(3, accuracy=0.60, latency_ms=0.5, plan=_plan(0.5, 80)),
+    ]
+    found = _promotion(trials).ask()
+    assert found is not None
+    assert found.label == "near the limit, healed for 240 steps"
