@@ -75,7 +75,7 @@ class Promotion:
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         gains = self._gains(front.trials)
         others = [front.trials[index] for index in np.argsort(-gains, kind="stable")]
-        for trial in dict.fromkeys([*self._wanted(trials, front.trials), *others]):
+        for trial in [*self._wanted(trials, front.trials), *others]:
             candidate = self._longer(trial, self._steps)
             if candidate is not None and candidate.plan.digest not in tried:
                 return candidate
