@@ -117,13 +117,15 @@ def compress(
         report: where the result goes as JSON too.
 
     Returns:
-        ``layers`` (name to what it became), ``kept`` (initializer to axis to kept indices, names and indices as in the
-        input file), ``skipped`` (block to its layers and removed initializers), ``size_bytes``.
+        ``layers`` (name to what it became; ``fallback`` says why a layer in blocks is unpacked at load), ``kept``
+        (initializer to axis to kept indices, names and indices as in the input file), ``skipped`` (block to its layers
+        and removed initializers), ``size_bytes``.
 
     Raises:
         UserError: the model, plan or data is wrong, or something cannot be written.
     """
     from autocompress.compress.apply import Compressor
+    from autocompress.compress.matmul_nbits import fallbacks
     from autocompress.compress.prune import kept_entries
     from autocompress.evaluate.data import load_data
     from autocompress.loading import load_graph, load_place
@@ -152,6 +154,7 @@ def compress(
     artifact = compressor.finish(healed, plan)
     artifact.save(out)
     layers = compressor.layer_plans(plan)
+    unpacked = fallbacks(pruned, layers)
     shapes = {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
     skipped = [block for block in graph.blocks() if block.name in plan.skip]
     gone = {name for block in skipped for name in block.initializers}
@@ -162,7 +165,9 @@ def compress(
                 "weight_bits": layers[layer.name].weight_bits if layer.name in layers else 32,
                 "activation_bits": layers[layer.name].activation_bits if layer.name in layers else 32,
                 "weight_shape": shapes[layer.name],
+                "precision": layers[layer.name].label if layer.name in layers else "fp32",
             }
+            | ({"fallback": unpacked[layer.name]} if layer.name in unpacked else {})
             for layer in graph.layers()
             if layer.name in shapes
         },

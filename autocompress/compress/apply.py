@@ -18,6 +18,7 @@ from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
 from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
+from autocompress.compress.ranges import EXTREMES
 from autocompress.compress.sparsify import sparse_layers, sparsify, store_sparse
 from autocompress.compress.weights import WeightCache
 from autocompress.core.errors import PlanError, UnknownNameError
@@ -135,7 +136,7 @@ class Compressor:
             CandidateError: activations or weights that are not finite.
         """
         layers = self.layer_plans(plan)
-        needs_ranges = any(layer.activation_bits == 8 for layer in layers.values())
+        needs_ranges = any(layer.needs_ranges for layer in layers.values())
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
         folded = self.folded(float_graph)
@@ -182,7 +183,7 @@ class Compressor:
         folded = self.folded(float_graph)
         return self._calibrations.get(
             folded.digest,
-            lambda: calibrate(folded, dataset, samples=self._samples, histograms=calibrator != "minmax"),
+            lambda: calibrate(folded, dataset, samples=self._samples, histograms=calibrator not in EXTREMES),
             good=lambda found: found.supports(calibrator),
         )
 

@@ -14,7 +14,7 @@ from autocompress.compress.bias_correction import channel_means
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.histogram import Histogram
 from autocompress.compress.placement import moved_from, observed_values
-from autocompress.compress.ranges import CHOOSERS
+from autocompress.compress.ranges import CHOOSERS, EXTREMES
 from autocompress.core.errors import CandidateError, DataError, UnknownNameError
 from autocompress.core.protocols import Dataset
 from autocompress.graph.layers import weight_value
@@ -59,7 +59,7 @@ class Calibration:
 
     def supports(self, method: str) -> bool:
         """Whether ranges by this method can be had without another pass."""
-        return self.counted or method == "minmax"
+        return self.counted or method in EXTREMES
 
     def means(self, value: str) -> NDArray[np.float64] | None:
         """``(channels,)`` average of each channel of a value that a layer reads; None where it was not observed."""
@@ -70,7 +70,7 @@ class Calibration:
 
         Args:
             value: name of an activation.
-            method: one of ``minmax``, ``percentile``, ``mse``, ``entropy``.
+            method: one of :data:`autocompress.core.plan.CALIBRATORS`.
 
         Raises:
             UnknownNameError: the value was not observed, or the method is unknown.
@@ -102,7 +102,7 @@ def calibrate(
         dataset: ``samples`` of its samples are used, evenly spread.
         samples: at most this many.
         batch_size: samples a run at most, unless the graph fixes it.
-        histograms: count bins too; without, only ``minmax`` ranges can be asked for.
+        histograms: count bins too; without, only ``minmax`` and ``moving_average`` ranges can be had.
 
     Raises:
         DataError: the data set is empty, or smaller than the batch that the graph is fixed to.

@@ -9,6 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+#: By name; an attribute of another node is taken over as it is.
+Attributes = Mapping[str, int | Sequence[int] | ir.Attr]
+
 
 class Editor:
     """Adds constants and nodes to a graph that the caller owns, under names that nothing else has.
@@ -47,15 +50,16 @@ class Editor:
         self,
         reader: ir.Node,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         name: str,
         dtype: ir.DataType,
         *,
         shape: ir.Shape | None = None,
-        attributes: Mapping[str, int] | None = None,
+        attributes: Attributes | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """The output of a new node just before ``reader``."""
-        made = self._node(op_type, inputs, name, dtype, shape, attributes)
+        made = self._node(op_type, inputs, name, dtype, shape, attributes, domain)
         self.graph.insert_before(reader, made)
         return made.outputs[0]
 
@@ -67,7 +71,7 @@ class Editor:
         name: str,
         dtype: ir.DataType,
         *,
-        attributes: Mapping[str, int] | None = None,
+        attributes: Attributes | None = None,
     ) -> ir.Value:
         """The output of a new node just behind the one that writes ``value``, of the same shape."""
         made = self._node(op_type, inputs, name, dtype, value.shape, attributes)
@@ -92,6 +96,26 @@ class Editor:
             value.name = self.fresh(f"{name}_inner")
             other.name = name
 
+    def split_before(
+        self, reader: ir.Node, op_type: str, inputs: Sequence[ir.Value], outputs: Mapping[str, ir.DataType]
+    ) -> list[ir.Value]:
+        """The outputs of a new node just before ``reader``; names to types."""
+        values = [ir.Value(name=self.fresh(name), type=ir.TensorType(dtype)) for name, dtype in outputs.items()]
+        made = ir.Node("", op_type, list(inputs), [], name=self.fresh(f"{values[0].name}_node"), outputs=values)
+        self.graph.insert_before(reader, made)
+        return values
+
+    def supplant(self, node: ir.Node, value: ir.Value) -> None:
+        """Let ``value`` take the place, name and shape of a node's only output, and remove the node."""
+        old = node.outputs[0]
+        self.replace(old, value, [use.node for use in old.uses()], output=True)
+        name = str(old.name)
+        if value.name != name and not value.is_graph_output():
+            old.name = f"{name}_gone"
+            value.name = name
+        value.shape = old.shape
+        self.graph.remove(node, safe=True)
+
     def drop_unused(self) -> None:
         """Remove initializers that nothing reads."""
         for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
@@ -100,24 +124,31 @@ class Editor:
     def _node(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         name: str,
         dtype: ir.DataType,
         shape: ir.Shape | None,
-        attributes: Mapping[str, int] | None,
+        attributes: Attributes | None,
+        domain: str = "",
     ) -> ir.Node:
         name = self.fresh(name)
         if shape is not None:
             shape.freeze()
         output = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
         return ir.Node(
-            "",
+            domain,
             op_type,
             list(inputs),
-            [ir.AttrInt64(key, int(item)) for key, item in (attributes or {}).items()],
+            [_attribute(key, item) for key, item in (attributes or {}).items()],
             name=name,
             outputs=[output],
         )
+
+
+def _attribute(name: str, value: int | Sequence[int] | ir.Attr) -> ir.Attr:
+    if isinstance(value, ir.Attr):
+        return value
+    return ir.AttrInt64(name, int(value)) if isinstance(value, int) else ir.AttrInt64s(name, list(value))
 
 
 def _fixed(tensor: ir.TensorProtocol) -> ir.Shape:

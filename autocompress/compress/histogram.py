@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 BINS = 2048
 _LEAST = 1e-8
+#: Least weight of a new batch in the moving average of the extremes.
+AVERAGING = 0.1
 #: Values worked on at a time: what the nearest caches hold.
 _CHUNK = 1 << 16
 
@@ -23,9 +25,12 @@ class Histogram:
         low: smallest value seen, exactly.
         high: largest value seen, exactly.
         total: values seen.
+        average: moving averages of the batches' smallest and largest values: each new batch weighs :data:`AVERAGING`,
+            the first few as much as one another.
+        batches: how often values were added.
     """
 
-    __slots__ = ("counts", "high", "low", "start", "total", "width")
+    __slots__ = ("average", "batches", "counts", "high", "low", "start", "total", "width")
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
@@ -34,6 +39,8 @@ class Histogram:
         self.low = math.inf
         self.high = -math.inf
         self.total = 0
+        self.average = (0.0, 0.0)
+        self.batches = 0
 
     def add(self, values: NDArray[np.float32], *, count: bool = True) -> None:
         """Add values of any shape.
@@ -48,6 +55,12 @@ class Histogram:
         # NaN loses every comparison: it has to be carried over explicitly.
         self.low = min(self.low, low) if low == low else low
         self.high = max(self.high, high) if high == high else high
+        self.batches += 1
+        share = max(AVERAGING, 1 / self.batches)
+        self.average = (
+            self.average[0] + share * (low - self.average[0]),
+            self.average[1] + share * (high - self.average[1]),
+        )
         if not count or not math.isfinite(low) or not math.isfinite(high):
             return
         self._cover(low, high)

@@ -51,11 +51,13 @@ def layer_plans(plan: CompressionPlan, legal: Mapping[str, Mapping[Precision, st
     found = {}
     for name, reasons in legal.items():
         wanted = plan.layer(name)
-        precision = Precision.of(wanted)
-        reason = reasons[precision]
+        precision = Precision.matching(wanted)
+        # The graph decides by whether a layer computes in integers; the rest is a matter of storage.
+        kind = precision or (Precision.INT8 if wanted.activation_bits == 8 else Precision.W8)
+        reason = reasons[kind]
         if reason is not None and name in plan.layers and name != DEFAULT:
-            raise PlanError(f"Layer {name!r} cannot be {precision}: {reason}.")
-        if reason is None and precision is not Precision.FP32:
+            raise PlanError(f"Layer {name!r} cannot be {precision or wanted.label}: {reason}.")
+        if reason is None and wanted.weight_bits < 32:
             found[name] = wanted
     return found
 

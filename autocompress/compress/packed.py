@@ -9,19 +9,33 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-_TYPES: dict[int, tuple[np.dtype[Any], ir.DataType]] = {
+from autocompress.core.layer_rules import STORED_BITS
+
+_SIGNED: dict[int, tuple[np.dtype[Any], ir.DataType]] = {
     8: (np.dtype(np.int8), ir.DataType.INT8),
     4: (np.dtype(ml_dtypes.int4), ir.DataType.INT4),
     2: (np.dtype(ml_dtypes.int2), ir.DataType.INT2),
+}
+_UNSIGNED: dict[int, tuple[np.dtype[Any], ir.DataType]] = {
+    8: (np.dtype(np.uint8), ir.DataType.UINT8),
+    4: (np.dtype(ml_dtypes.uint4), ir.DataType.UINT4),
+    2: (np.dtype(ml_dtypes.uint2), ir.DataType.UINT2),
 }
 #: Operator set and IR version that INT2 needs.
 INT2_OPSET, INT2_IR = 25, 13
 
 
-def packed_tensor(values: NDArray[np.int8], bits: int, name: str) -> ir.TensorProtocol:
-    """A tensor that serializes ``values`` at ``bits`` bits each; two or four share a byte."""
-    dtype, kind = _TYPES[bits]
-    return ir.Tensor(values if bits == 8 else values.astype(dtype), dtype=kind, name=name)
+def packed_tensor(values: NDArray[Any], bits: int, name: str) -> ir.TensorProtocol:
+    """A tensor that serializes ``values`` at :data:`STORED_BITS` each; two or four share a byte.
+
+    Args:
+        values: int8 for signed types, uint8 for unsigned ones.
+        bits: that each value needs.
+        name: of the tensor.
+    """
+    stored = STORED_BITS[bits]
+    dtype, kind = (_UNSIGNED if values.dtype == np.uint8 else _SIGNED)[stored]
+    return ir.Tensor(values if stored == 8 else values.astype(dtype), dtype=kind, name=name)
 
 
 def allow_int2(model: ir.Model) -> None:

@@ -10,13 +10,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from autocompress.compress.affine import affine_groups, integer_weight
 from autocompress.compress.bias_correction import output_shift
 from autocompress.compress.calibrate import Calibration
+from autocompress.compress.codebook import table_groups
 from autocompress.compress.derived import Weight, weight_of, whole
+from autocompress.compress.dynamic import DynamicMaker
 from autocompress.compress.edit import Editor
+from autocompress.compress.grouping import GroupedWeight
 from autocompress.compress.half import to_half
+from autocompress.compress.matmul_nbits import DOMAIN, refused_matmul_nbits, use_matmul_nbits
 from autocompress.compress.packed import allow_int2, packed_tensor
 from autocompress.compress.placement import place
+from autocompress.compress.stored import store_grouped
 from autocompress.compress.weight_only import output_axis, store_half, store_packed
 from autocompress.compress.weights import QuantizedWeight, WeightCache, with_scale
 from autocompress.core.errors import PlanError, UnknownNameError
@@ -91,22 +97,35 @@ def quantize(
     weights = {node: weight_of(node.inputs[1]) for node in layers}
     editor = Editor(copy.model.graph)
     cache = cache if cache is not None else WeightCache()
-    integer = {node: plan for node, plan in layers.items() if plan.activation_bits == 8}
+    made = {
+        node: _make(node, plan, weights[node], cache, reduce_range=reduce_range and plan.activation_bits == 8)
+        for node, plan in layers.items()
+        if plan.weight_bits <= 8
+    }
+    integer = {node: plan for node, plan in layers.items() if plan.needs_ranges}
     if calibration is not None:
         for node, plan in layers.items():
             if plan.weight_bits < 8:
-                weight = weights[node]
-                quantized = cache.get(weight, plan.weight_bits, output_axis(node, len(weight.shape)))
-                _correct_bias(node, quantized, whole(weight), calibration, editor)
+                _correct_bias(node, made[node].dequantized(), weights[node], calibration, editor)
     if integer:
         if calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
-        maker = _IntegerMaker(editor, cache, activation_type=activation_type, reduce_range=reduce_range)
+        maker = _IntegerMaker(editor, made, activation_type=activation_type)
         maker.convert(integer, weights, calibration, calibrator)
+    dynamic = DynamicMaker(editor)
     for node, plan in layers.items():
-        if plan.activation_bits == 32 and plan.weight_bits < 16:
-            store_packed(node, editor, plan.weight_bits, cache, weights[node])
-        elif plan.activation_bits == 32 and plan.weight_bits == 16:
+        quantized = made.get(node)
+        if isinstance(quantized, GroupedWeight):
+            if refused_matmul_nbits(node, plan) is None:
+                use_matmul_nbits(node, editor, quantized, plan)
+                copy.model.graph.opset_imports[DOMAIN] = 1
+            else:
+                store_grouped(node, editor, quantized, plan.weight_bits)
+        elif quantized is not None and plan.dynamic:
+            dynamic.convert(node, quantized, plan.weight_bits)
+        elif quantized is not None and plan.activation_bits == 32:
+            store_packed(node, editor, plan.weight_bits, quantized)
+        elif plan.activation_bits == 32:
             store_half(node, editor, whole(weights[node]))
     half = [node for node, plan in layers.items() if plan.activation_bits == 16]
     if half:
@@ -120,11 +139,12 @@ def quantize(
 class _IntegerMaker:
     """Writes the QuantizeLinear and DequantizeLinear nodes of one graph."""
 
-    def __init__(self, editor: Editor, cache: WeightCache, *, activation_type: str, reduce_range: bool) -> None:
+    def __init__(
+        self, editor: Editor, made: Mapping[ir.Node, QuantizedWeight | GroupedWeight], *, activation_type: str
+    ) -> None:
         self._editor = editor
-        self._cache = cache
+        self._made = made
         self._activation_type = activation_type
-        self._reduce_range = reduce_range
 
     def convert(
         self,
@@ -168,24 +188,24 @@ class _IntegerMaker:
 
     def _weight(self, node: ir.Node, source: ActivationScale, plan: LayerPlan, weight: Weight) -> None:
         """Replace a layer's weight and bias by integers with a DequantizeLinear each."""
-        axis = output_axis(node, len(weight.shape))
-        quantized = self._cache.get(weight, plan.weight_bits, axis, reduce_range=self._reduce_range)
+        quantized = self._made[node]
+        assert isinstance(quantized, QuantizedWeight)
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = None if bias_value is None else _array(bias_value)
         if bias is not None:
             quantized = _fit_bias(weight, quantized, bias, source.scale)
         name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
         stored = self._editor.constant(packed_tensor(quantized.values, plan.weight_bits, f"{name}_q{plan.weight_bits}"))
-        if plan.weight_bits < 8:
+        if stored.dtype != ir.DataType.INT8:
             # ONNX Runtime folds the Cast at load and finds plain int8; a bare INT4 DequantizeLinear stays float.
             kind = ir.DataType.INT8
             stored = self._editor.before(node, "Cast", [stored], f"{name}_i8", kind, attributes={"to": int(kind)})
-        self._dequantize(node, 1, stored, quantized.scale, name, axis, np.int8)
+        self._dequantize(node, 1, stored, quantized.scale, name, quantized)
         if bias is not None and bias_value is not None:
             steps = np.asarray(quantized.scale * source.scale, np.float32)
             codes = np.rint(bias.astype(np.float64) / steps).astype(np.int32)
             name = str(bias_value.name)
-            self._dequantize(node, 2, self._editor.array(codes, f"{name}_q32"), steps, name, codes.ndim - 1, np.int32)
+            self._dequantize(node, 2, self._editor.array(codes, f"{name}_q32"), steps, name, quantized)
 
     def _dequantize(
         self,
@@ -194,13 +214,18 @@ class _IntegerMaker:
         codes: ir.Value,
         scale: NDArray[np.float32],
         name: str,
-        axis: int,
-        kind: type[np.signedinteger[Any]],
+        quantized: QuantizedWeight,
     ) -> None:
+        """Let a layer read integers through a DequantizeLinear; ``index`` is 1 for its weight, 2 for its bias."""
+        zero = quantized.zero if index == 1 else None
+        kind = np.int8 if index == 1 else np.int32
+        axis = quantized.axis if index == 1 else 0
+        if quantized.per_tensor:
+            scale, zero = scale[:1].reshape(()), None if zero is None else zero[:1].reshape(())
         inputs = [codes, self._editor.array(scale, f"{name}_scale")]
-        if node.op_type != "Conv":
+        if node.op_type != "Conv" or zero is not None:
             # Only for a Conv does ONNX Runtime find the pattern without zero points.
-            inputs.append(self._editor.array(np.zeros(scale.shape, kind), f"{name}_zero"))
+            inputs.append(self._editor.array(np.zeros(scale.shape, kind) if zero is None else zero, f"{name}_zero"))
         real = self._editor.before(
             node,
             "DequantizeLinear",
@@ -208,22 +233,38 @@ class _IntegerMaker:
             f"{name}_dq",
             ir.DataType.FLOAT,
             shape=codes.shape,
-            attributes={"axis": axis},
+            attributes=None if quantized.per_tensor else {"axis": axis},
         )
         node.replace_input_with(index, real)
 
 
+def _make(
+    node: ir.Node, plan: LayerPlan, weight: Weight, cache: WeightCache, *, reduce_range: bool
+) -> QuantizedWeight | GroupedWeight:
+    """A layer's weight in few bits: one scale (and zero point) a channel for integer kernels, else in groups."""
+    axis = output_axis(node, len(weight.shape))
+    how = (axis, plan.label, reduce_range)
+    if plan.format != "uniform":
+        return cache.remember(weight, how, lambda: table_groups(weight, axis, plan))
+    if plan.granularity == "channel" and plan.symmetric:
+        return cache.get(weight, plan.weight_bits, axis, reduce_range=reduce_range)
+    if plan.activation_bits == 8:
+        return cache.remember(weight, how, lambda: integer_weight(weight, axis, plan, reduce_range=reduce_range))
+    return cache.remember(weight, how, lambda: affine_groups(weight, axis, plan))
+
+
 def _correct_bias(
     node: ir.Node,
-    quantized: QuantizedWeight,
-    weight: NDArray[np.float32],
+    stored: NDArray[np.float32],
+    weight: Weight,
     calibration: Calibration,
     editor: Editor,
 ) -> None:
     """Give a layer a bias without the shift of its outputs, where it has one and its inputs were observed."""
     old = node.inputs[2] if len(node.inputs) > 2 else None
     means = calibration.means(str(node.inputs[0].name)) if node.inputs[0] is not None else None
-    shift = None if means is None else output_shift(node, weight, quantized, means)
+    axis = output_axis(node, stored.ndim)
+    shift = None if means is None else output_shift(node, whole(weight), stored, axis, means)
     if shift is None or old is None or not old.is_initializer() or _array(old).shape != shift.shape:
         return
     node.replace_input_with(2, editor.array((_array(old) - shift).astype(np.float32), f"{old.name}_corrected"))
@@ -234,6 +275,8 @@ def _fit_bias(
 ) -> QuantizedWeight:
     """Widen the weight's scale where the bias, in steps of ``source * scale``, would not fit into int32."""
     least = np.abs(bias.reshape(-1)) / (np.float32(source) * np.float32(_BIAS_TOP))
+    if quantized.per_tensor:
+        least = np.full_like(least, least.max(initial=0.0))
     return with_scale(weight, quantized, np.maximum(quantized.scale, least.astype(np.float32)))
 
 

@@ -10,12 +10,23 @@ from autocompress.compress.histogram import Histogram
 
 #: Share of the values that the percentile range holds.
 PERCENTILE = 0.9999
+#: They need extremes only, no counts.
+EXTREMES = ("minmax", "moving_average")
 _LEVELS = 255
 
 
 def minmax(histogram: Histogram) -> tuple[float, float]:
     """The extremes."""
     return histogram.low, histogram.high
+
+
+def moving_average(histogram: Histogram) -> tuple[float, float]:
+    """The batches' extremes, averaged over time: an outlier of one batch moves them little.
+
+    Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
+    section 3.1.
+    """
+    return histogram.average
 
 
 def percentile(histogram: Histogram, share: float = PERCENTILE) -> tuple[float, float]:
@@ -99,6 +110,7 @@ def _divergence(reference: np.ndarray, quantized: np.ndarray) -> float:
 #: Calibrator name to the function that chooses a range, ``(low, high)``.
 CHOOSERS: Mapping[str, Callable[[Histogram], tuple[float, float]]] = {
     "minmax": minmax,
+    "moving_average": moving_average,
     "percentile": percentile,
     "mse": mse,
     "entropy": entropy,

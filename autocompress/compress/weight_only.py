@@ -6,22 +6,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from autocompress.compress.derived import Weight, shape_of
 from autocompress.compress.edit import Editor
 from autocompress.compress.packed import packed_tensor
-from autocompress.compress.weights import WeightCache
+from autocompress.compress.weights import QuantizedWeight
 from autocompress.core.errors import CandidateError
 
 
-def store_packed(node: ir.Node, editor: Editor, bits: int, cache: WeightCache, weight: Weight) -> None:
+def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedWeight) -> None:
     """Keep a layer's weight as packed integers, a Cast and a Mul by the scales.
 
     ONNX Runtime folds both at load, so the layer runs at float32 speed from a fraction of the bytes; it does not fold a
     DequantizeLinear, which would run at every inference.
     """
     name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
-    sizes = shape_of(weight)
-    quantized = cache.get(weight, bits, output_axis(node, len(sizes)))
+    sizes = quantized.values.shape
     shape = [1] * len(sizes)
     shape[quantized.axis] = -1
     stored = editor.constant(packed_tensor(quantized.values, bits, f"{name}_q{bits}"))

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compress.derived import Weight, rows_of, shape_of, whole
 
+T = TypeVar("T")
 #: Clipping points tried for few bits, as shares of the largest weight: clipping outliers buys finer steps for the
 #: rest. The best of a Gaussian is about 0.8 for 4 bits and 0.3 to 0.5 for 2.
-_SHRINK = {4: np.linspace(1.0, 0.5, 11), 2: np.linspace(1.0, 0.2, 17)}
+SHRINK = {
+    6: np.linspace(1.0, 0.7, 7),
+    4: np.linspace(1.0, 0.5, 11),
+    3: np.linspace(1.0, 0.35, 14),
+    2: np.linspace(1.0, 0.2, 17),
+}
 #: Elements worked on at a time: what the nearest caches hold.
 _BLOCK = 1 << 15
 #: A smaller step is not a normal number: dividing by it is inexact.
@@ -22,17 +30,31 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedWeight:
-    """Symmetric integers with one scale an output channel.
+    """Integers with one scale an output channel.
 
     Args:
-        values: int8, of the weight's shape, within ``[-top, top]``.
-        scale: ``(channels,)`` float32; ``values * scale`` along ``axis`` approximates the weight.
+        values: int8, of the weight's shape, within ``[-top, top]`` where there are no zero points.
+        scale: ``(channels,)`` float32; ``(values - zero) * scale`` along ``axis`` approximates the weight.
         axis: of the channels.
+        zero: ``(channels,)`` zero points of asymmetric integers; None where all are 0.
+        per_tensor: whether all channels have one scale and zero point.
     """
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
     axis: int
+    zero: NDArray[np.int8] | None = None
+    per_tensor: bool = False
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """The weight that the integers stand for, of their shape."""
+        shape = [1] * self.values.ndim
+        shape[self.axis] = -1
+        real = self.values.astype(np.float32)
+        if self.zero is not None:
+            real -= self.zero.reshape(shape)
+        real *= self.scale.reshape(shape)
+        return real
 
 
 def top_level(bits: int, *, reduce_range: bool = False) -> int:
@@ -48,28 +70,38 @@ def quantize_weight(weight: Weight, bits: int, axis: int, *, reduce_range: bool 
 
     Args:
         weight: any shape.
-        bits: 8, 4 or 2.
+        bits: 8, 6, 4, 3 or 2.
         axis: of the output channels.
         reduce_range: keep 8-bit weights within 7 bits.
     """
-    top = top_level(bits, reduce_range=reduce_range)
     moved = weight if axis == 0 else np.ascontiguousarray(np.moveaxis(whole(weight), axis, 0))
-    values, scale = _to_peak(moved, top) if bits == 8 else _clipped(whole(moved), top, _SHRINK[bits])
+    values, scale = symmetric_rows(moved, bits, reduce_range=reduce_range)
     integers = np.moveaxis(values.reshape(shape_of(moved)), 0, axis)
     return QuantizedWeight(values=np.ascontiguousarray(integers), scale=scale, axis=axis)
 
 
+def symmetric_rows(
+    weight: Weight, bits: int, *, reduce_range: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """``(rows, size)`` symmetric integers of the entries of the first axis, and their ``(rows,)`` steps."""
+    top = top_level(bits, reduce_range=reduce_range)
+    return _to_peak(weight, top) if bits == 8 else _clipped(whole(weight), top, SHRINK[bits])
+
+
 def with_scale(weight: Weight, quantized: QuantizedWeight, scale: NDArray[np.float32]) -> QuantizedWeight:
-    """The same weight with other scales, ``(channels,)``; only channels whose scale differs are rounded anew."""
+    """The same weight with larger scales, ``(channels,)``; only channels whose scale differs are rounded anew."""
     changed = np.flatnonzero(scale != quantized.scale)
     if not len(changed):
         return quantized
     values = np.moveaxis(quantized.values.copy(), quantized.axis, 0)
     rows = np.moveaxis(whole(weight), quantized.axis, 0)[changed]
-    flat = np.ascontiguousarray(rows).reshape(len(changed), -1)
-    values[changed] = _rounded(flat, scale[changed], 127).reshape(rows.shape).astype(np.int8)
+    flat = np.ascontiguousarray(rows).reshape(len(changed), math.prod(rows.shape[1:]))
+    steps = _rounded(flat, scale[changed], 127)
+    if quantized.zero is not None:
+        steps = np.clip(steps + quantized.zero[changed, None], -128, 127)
+    values[changed] = steps.reshape(rows.shape).astype(np.int8)
     integers = np.ascontiguousarray(np.moveaxis(values, 0, quantized.axis))
-    return QuantizedWeight(values=integers, scale=scale, axis=quantized.axis)
+    return replace(quantized, values=integers, scale=scale)
 
 
 def _to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -98,7 +130,7 @@ def _clipped(
     weight: NDArray[np.float32], top: int, shrink: NDArray[np.float64]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """``(channels, size)`` integers and ``(channels,)`` steps that err least."""
-    rows = weight.reshape(len(weight), -1)
+    rows = weight.reshape(len(weight), math.prod(weight.shape[1:]))
     values, scale = np.empty(rows.shape, np.int8), np.ones(len(rows), np.float32)
     if rows.size:
         scale = np.asarray(np.maximum(rows.max(1), -rows.min(1)) / np.float32(top), np.float32)
@@ -153,7 +185,7 @@ def _least_error(
 
 
 class WeightCache:
-    """Remembers quantized weights by the weight they came from, bits, axis and range.
+    """Remembers what was made of weights, by the weight it came from and how it was made.
 
     Graphs of a search share the weights they agree on (pruning and folding are cached too), so the object itself stands
     for (initializer, kept channels, training state), and nothing needs to be hashed.
@@ -163,7 +195,7 @@ class WeightCache:
     """
 
     def __init__(self, capacity_bytes: int = 1 << 29) -> None:
-        self._entries: OrderedDict[tuple[int, int, int, bool], tuple[Weight, QuantizedWeight]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, Hashable], tuple[Weight, Any]] = OrderedDict()
         self._capacity = capacity_bytes
         self._bytes = 0
         self.hits = 0
@@ -171,15 +203,24 @@ class WeightCache:
 
     def get(self, weight: Weight, bits: int, axis: int, *, reduce_range: bool = False) -> QuantizedWeight:
         """The integers of a weight; see :func:`quantize_weight`."""
+        return self.remember(
+            weight,
+            (bits, axis, reduce_range),
+            lambda: quantize_weight(weight, bits, axis, reduce_range=reduce_range),
+        )
+
+    def remember(self, weight: Weight, how: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives for a weight; made once for each ``how``."""
         # The entry keeps the weight alive, so no other can have its id.
-        key = (id(weight), bits, axis, reduce_range)
+        key = (id(weight), how)
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)
             self.hits += 1
-            return found[1]
+            kept: T = found[1]
+            return kept
         self.misses += 1
-        made = quantize_weight(weight, bits, axis, reduce_range=reduce_range)
+        made = make()
         self._entries[key] = (weight, made)
         self._bytes += weight.nbytes
         while self._bytes > self._capacity and len(self._entries) > 1:

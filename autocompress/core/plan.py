@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from autocompress.core.errors import PlanError, nearest
+from autocompress.core.layer_rules import changed, check_quantization
 
-WEIGHT_BITS = (32, 16, 8, 4, 2)
+WEIGHT_BITS = (32, 16, 8, 6, 4, 3, 2)
 ACTIVATION_BITS = (32, 16, 8)
 IMPORTANCES = (
     "l1",
@@ -27,7 +28,7 @@ IMPORTANCES = (
     "random",
 )
 AGGREGATIONS = ("sum", "mean", "max")
-CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
+CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 DEFAULT = "*"
 PLAN_VERSION = 1
 SPARSITY_PATTERNS = ("unstructured", "block", "n:m")
@@ -78,13 +79,32 @@ class SparsityPlan:
 class LayerPlan:
     """How one layer's numbers are kept.
 
-    ``weight_bits`` 8, 4 and 2 with ``activation_bits`` 32 mean weight-only storage (the layer computes in float32);
-    with 8 they mean integer compute. 16 with 16 means float16 compute, 16 with 32 float16 storage.
+    ``weight_bits`` of 8 and fewer with ``activation_bits`` 32 mean weight-only storage (the layer computes in float32);
+    with 8 they mean integer compute. 16 with 16 means float16 compute, 16 with 32 float16 storage. The fields from
+    ``granularity`` on are for at most 8 bits; :mod:`autocompress.core.layer_rules` says which go together.
+
+    Args:
+        weight_bits: one of :data:`WEIGHT_BITS`.
+        activation_bits: one of :data:`ACTIVATION_BITS`.
+        sparsity: which weights become zero; None for none.
+        granularity: what shares a scale: an output ``channel``, the whole ``tensor``, or a ``block`` of inputs.
+        block_size: weights in a block.
+        symmetric: whether zero is the middle of the integers; without, each scale has a zero point.
+        dynamic: whether activation ranges are found at run time, from each batch, in place of calibration.
+        format: ``uniform`` steps, a k-means ``codebook``, ``log``-arithmic steps or ``power_of_two``; all but the first
+            are storage.
+        rounding: ``nearest``, or ``adaround``: up or down as the layer's outputs on calibration data want it.
     """
 
     weight_bits: int = 32
     activation_bits: int = 32
     sparsity: SparsityPlan | None = None
+    granularity: str = "channel"
+    block_size: int = 32
+    symmetric: bool = True
+    dynamic: bool = False
+    format: str = "uniform"
+    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
         if self.weight_bits not in WEIGHT_BITS:
@@ -95,15 +115,26 @@ class LayerPlan:
             raise PlanError(f"8-bit activations need weights of at most 8 bits, but got {self.weight_bits=}.")
         if self.activation_bits == 16 and self.weight_bits != 16:
             raise PlanError(f"16-bit activations need 16-bit weights, but got {self.weight_bits=}.")
+        check_quantization(self)
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether the layer needs to know the range of its activations beforehand."""
+        return self.activation_bits == 8 and not self.dynamic
 
     @property
     def label(self) -> str:
-        """Short name such as ``w4a8``, ``fp16`` or ``fp32``."""
+        """Short name such as ``w4a8``, ``w4a32-block32-asymmetric``, ``fp16`` or ``fp32``."""
         if self.weight_bits == 32:
             return "fp32"
         if self.activation_bits == 16:
             return "fp16"
-        return f"w{self.weight_bits}a{self.activation_bits}"
+        parts = [f"w{self.weight_bits}a{self.activation_bits}"]
+        if self.granularity != "channel":
+            parts.append(f"block{self.block_size}" if self.granularity == "block" else self.granularity)
+        parts += [word for word, given in (("asymmetric", not self.symmetric), ("dynamic", self.dynamic)) if given]
+        parts += [word for word in (self.format, self.rounding) if word not in ("uniform", "nearest")]
+        return "-".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +314,7 @@ def _layer_dict(plan: LayerPlan) -> dict[str, Any]:
     result: dict[str, Any] = {"weight_bits": plan.weight_bits, "activation_bits": plan.activation_bits}
     if plan.sparsity is not None:
         result["sparsity"] = _as_dict(plan.sparsity)
-    return result
+    return result | changed(plan)
 
 
 def _layer(data: object, where: str) -> LayerPlan:

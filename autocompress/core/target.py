@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from autocompress.core.errors import UnknownNameError
+from autocompress.core.errors import PlanError, UnknownNameError
+from autocompress.core.layer_rules import changed
 from autocompress.core.plan import LayerPlan
 
 
@@ -30,8 +31,23 @@ class Precision(StrEnum):
 
     @classmethod
     def of(cls, plan: LayerPlan) -> Precision:
-        """The precision that a layer plan asks for."""
-        return _BY_BITS[plan.weight_bits, plan.activation_bits]
+        """The precision that a layer plan asks for.
+
+        Raises:
+            PlanError: a plan that ``compress`` applies but that searches do not offer, as nothing prices it.
+        """
+        found = cls.matching(plan)
+        if found is None:
+            raise PlanError(
+                f"Only these precisions are priced and searched: {', '.join(cls)}; but got {plan.label}, which "
+                "`autocompress compress` alone applies."
+            )
+        return found
+
+    @classmethod
+    def matching(cls, plan: LayerPlan) -> Precision | None:
+        """The precision that a layer plan asks for; None where the plan has none (see :meth:`of`)."""
+        return None if changed(plan) else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
 
     @property
     def layer_plan(self) -> LayerPlan:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from autocompress.core.layer import LayerInfo
+from autocompress.core.layer_rules import STORED_BITS
 from autocompress.core.measurement import Interval, Measurement, Provenance
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.cost.shares import Shares
@@ -93,11 +94,13 @@ def _folded(graph: ModelGraph) -> list[str]:
 
 def _layer_bytes(layer: LayerInfo, kept: float, plan: LayerPlan) -> float:
     """Bytes of a weight, with what its precision adds; ``kept`` are its float32 bytes."""
-    total = kept * plan.weight_bits / 32
+    stored = STORED_BITS.get(plan.weight_bits, plan.weight_bits)
+    total = kept * stored / 32
     channels = layer.weight_shape[0] * kept / (4 * math.prod(layer.weight_shape))
     if plan.activation_bits == 8:
         total += _INTEGER_LAYER_BYTES + _INTEGER_CHANNEL_BYTES * channels
-        total += _UNPACK_BYTES if plan.weight_bits < 8 else 0
+        total += _UNPACK_BYTES if stored < 8 else 0
     elif plan.weight_bits <= 8:
-        total += _STORED_LAYER_BYTES + _STORED_CHANNEL_BYTES * channels
+        scales = kept / 4 / plan.block_size if plan.granularity == "block" else channels
+        total += _STORED_LAYER_BYTES + _STORED_CHANNEL_BYTES * scales
     return total

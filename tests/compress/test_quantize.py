@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from autocompress.compress.calibrate import Calibration, calibrate
 from autocompress.compress.quantize import activation_scale, quantize
 from autocompress.core.errors import PlanError, UnknownNameError
-from autocompress.core.plan import LayerPlan
+from autocompress.core.plan import CALIBRATORS, LayerPlan
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.model_graph import ModelGraph
 
@@ -112,7 +112,7 @@ def test_fewer_bits_are_fewer_bytes(demo_folded: ModelGraph, demo_calibration: C
     assert sizes[1] - sizes[2] == pytest.approx(weights / 4, rel=0.05)
 
 
-@pytest.mark.parametrize("calibrator", ["minmax", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
 def test_the_demo_net_keeps_its_answers_in_int8(
     calibrator: str, demo_folded: ModelGraph, demo_calibration: Calibration, demo_data: Any, run_graph: Run
 ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autocompress.compress.histogram import Histogram
-from autocompress.compress.ranges import CHOOSERS, entropy, minmax, mse, percentile
+from autocompress.compress.ranges import CHOOSERS, entropy, minmax, moving_average, mse, percentile
 from autocompress.core.plan import CALIBRATORS
 
 
@@ -38,6 +38,28 @@ def test_every_calibrator_of_a_plan_is_there() -> None:
 
 def test_minmax_is_the_extremes(signed: np.ndarray) -> None:
     assert minmax(histogram_of(signed)) == (np.float32(signed.min()), np.float32(signed.max()))
+
+
+@pytest.mark.parametrize("batches", [1, 4, 40])
+def test_moving_average_is_the_recursion_over_the_batches(batches: int) -> None:
+    rng = np.random.default_rng(batches)
+    parts = [rng.normal(size=50).astype(np.float32) for _ in range(batches)]
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part, count=False)
+    # The first ten batches count alike, each later one a tenth.
+    low, high = (np.mean([edge(part) for part in parts[:10]]) for edge in (np.min, np.max))
+    for part in parts[10:]:
+        low, high = 0.9 * low + 0.1 * part.min(), 0.9 * high + 0.1 * part.max()
+    np.testing.assert_allclose(moving_average(histogram), (low, high), rtol=1e-6)
+
+
+def test_one_odd_batch_moves_the_average_little() -> None:
+    histogram = Histogram()
+    for batch in range(20):
+        histogram.add(np.array([-1, 1], np.float32) * (100 if batch == 19 else 1))
+    assert minmax(histogram) == (-100, 100)
+    np.testing.assert_allclose(moving_average(histogram), (-10.9, 10.9), rtol=1e-6)
 
 
 def test_percentile_of_signed_values_is_numpys_within_a_bin(signed: np.ndarray) -> None:

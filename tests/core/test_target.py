@@ -2,7 +2,7 @@
 
 import pytest
 
-from autocompress.core.errors import UnknownNameError
+from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import LayerPlan
 from autocompress.core.target import Capability, Precision, RuntimeSpec, Target
@@ -44,3 +44,13 @@ def test_an_unknown_objective_names_the_nearest() -> None:
 
 def test_layer_plan_labels() -> None:
     assert LayerPlan(weight_bits=4, activation_bits=8).label == "w4a8"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [LayerPlan(weight_bits=3), LayerPlan(weight_bits=6, activation_bits=8), LayerPlan(weight_bits=4, format="log")],
+)
+def test_a_plan_without_a_precision_says_what_is_searched(plan: LayerPlan) -> None:
+    assert Precision.matching(plan) is None
+    with pytest.raises(PlanError, match=rf"searched: fp32, .*but got {plan.label}, which"):
+        Precision.of(plan)
