@@ -13,6 +13,7 @@ from autocompress.compress.derived import DerivedTensor
 from autocompress.core.errors import PlanError, nearest
 from autocompress.core.layer import PruneGroup, kept_channels
 from autocompress.core.plan import DEFAULT, CompressionPlan
+from autocompress.graph.channel_layout import slice_ranges
 from autocompress.graph.channels import ChannelAnalysis, analyse_channels
 from autocompress.graph.model_graph import ModelGraph
 
@@ -97,6 +98,9 @@ def prune(graph: ModelGraph, keep: Keep) -> ModelGraph:
         edit = _EDITS.get(node.op_type)
         if changed and edit is not None:
             edit(model, node)
+        source = str(node.inputs[0].name) if node.inputs and node.inputs[0] is not None else ""
+        if node.op_type == "Slice" and source in cut:
+            _edit_slice(model, node, cut[source], analysis.axes[source])
     return copy
 
 
@@ -208,6 +212,19 @@ def _edit_split(graph: ir.Graph, node: ir.Node) -> None:
     axis = node.attributes.get_int("axis", 0) % len(node.outputs[0].shape or (0,))
     node.attributes.pop("num_outputs", None)
     _set_integers(graph, node, 1, [_size(output, axis) for output in node.outputs])
+
+
+def _edit_slice(
+    graph: ir.Graph, node: ir.Node, kept: Mapping[int, NDArray[np.intp]], sizes: Mapping[int, NDArray[np.intp]]
+) -> None:
+    """Write the range anew on axes that lost entries, before it or within; ``sizes`` has one entry for each old one."""
+    starts, ends = _integers(node, 1), _integers(node, 2)
+    for position, (axis, start, end, _) in enumerate(slice_ranges(node, len(node.outputs[0].shape or (0,)))):
+        if axis in kept:
+            taken = range(*slice(start, end).indices(len(sizes[axis])))
+            starts[position], ends[position] = np.searchsorted(kept[axis], [taken.start, taken.stop]).tolist()
+    _set_integers(graph, node, 1, starts)
+    _set_integers(graph, node, 2, ends)
 
 
 def _edit_resize(graph: ir.Graph, node: ir.Node) -> None:

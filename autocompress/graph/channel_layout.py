@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from autocompress.graph.channel_lookahead import best_axis
 from autocompress.graph.channel_tracker import (
     OPEN_SIZE,
     POSITIONS,
@@ -121,16 +122,34 @@ def resize(tracker: ChannelTracker, node: ir.Node) -> None:
 
 
 def slice_(tracker: ChannelTracker, node: ir.Node) -> None:
-    """Slice leaves axes alone that it takes whole."""
+    """Slice hands on the channels of its range; only whole ranges can be written anew, so steps are not followed."""
     source = tracker.axes(node.inputs[0])
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        cut = {axis % len(source) for axis in _integers(node, 3)}
-    else:
-        cut = set(range(len(_integers(node, 1))))
-    steps = _integers(node, 4) if len(node.inputs) > 4 and node.inputs[4] is not None else ()
-    if any(step < 0 for step in steps):
-        raise NotFollowedError("runs backwards")
-    _kept_sizes(tracker, node, source, cut)
+    result = list(source)
+    for axis, start, end, step in slice_ranges(node, len(source)):
+        ids = source[axis]
+        if isinstance(ids, str):
+            continue
+        if step < 0:
+            raise NotFollowedError("runs backwards")
+        taken = range(*slice(start, end, step).indices(ids.size))
+        if step != 1 or not taken:
+            tracker.block(ids, f"is changed by {title(node)}")
+            result[axis] = f"is changed by {title(node)}"
+        elif len(taken) != ids.size:
+            result[axis] = ids[taken.start : taken.stop]
+    tracker.set_axes(node.outputs[0], result)
+
+
+def slice_ranges(node: ir.Node, rank: int) -> list[tuple[int, int, int, int]]:
+    """Axis, start, end and step of each axis that a Slice names.
+
+    Raises:
+        NotFollowedError: they are computed at run time.
+    """
+    starts, ends = _integers(node, 1), _integers(node, 2)
+    axes = _integers(node, 3) if len(node.inputs) > 3 and node.inputs[3] is not None else list(range(len(starts)))
+    steps = _integers(node, 4) if len(node.inputs) > 4 and node.inputs[4] is not None else [1] * len(starts)
+    return [(axis % rank, *rest) for axis, *rest in zip(axes, starts, ends, steps, strict=True)]  # type: ignore[misc]
 
 
 def tile(tracker: ChannelTracker, node: ir.Node) -> None:
@@ -237,14 +256,28 @@ def reshape(tracker: ChannelTracker, node: ir.Node) -> None:
         if old_sizes == new_sizes:
             result.extend(axes)
         else:
-            result.extend(_reshaped(tracker, node, axes, old_sizes, new_sizes))
+            result.extend(_reshaped(tracker, node, axes, old_sizes, new_sizes, new.start))
     tracker.set_axes(node.outputs[0], result)
 
 
 def _reshaped(
-    tracker: ChannelTracker, node: ir.Node, axes: Sequence[Axis], before: Sequence[int], after: Sequence[int]
+    tracker: ChannelTracker,
+    node: ir.Node,
+    axes: Sequence[Axis],
+    before: Sequence[int],
+    after: Sequence[int],
+    first: int,
 ) -> list[Axis]:
-    """Axes of one run: entries are spread out over the whole run, then gathered on one axis of the result."""
+    """Axes of one run: entries are spread out over the whole run, then gathered on one axis of the result.
+
+    Args:
+        tracker: of the graph.
+        node: the Reshape.
+        axes: of the run, before.
+        before: their sizes.
+        after: sizes of the run's axes in the result.
+        first: number of the run's first axis in the result.
+    """
     tracked = [index for index, axis in enumerate(axes) if _many(axis)]
     if not tracked:
         reason = next((axis for axis in axes if isinstance(axis, str)), POSITIONS)
@@ -258,12 +291,12 @@ def _reshaped(
     spread = np.broadcast_to(ids.reshape([-1 if i == tracked[0] else 1 for i in range(len(axes))]), before)
     cube: Ids = spread.reshape(after)
     varying = [axis for axis in range(cube.ndim) if (cube != cube.take([0], axis)).any()]
-    last = varying[-1]
-    line = cube[tuple(slice(None) if axis == last else 0 for axis in range(cube.ndim))]
+    chosen = best_axis(node.outputs[0], [first + axis for axis in varying]) - first
+    line = cube[tuple(slice(None) if axis == chosen else 0 for axis in range(cube.ndim))]
     if len(varying) > 1:
-        shape = [-1 if axis == last else 1 for axis in range(cube.ndim)]
+        shape = [-1 if axis == chosen else 1 for axis in range(cube.ndim)]
         tracker.couple(cube, np.broadcast_to(line.reshape(shape), cube.shape), node)
-    return [line if axis == last else POSITIONS for axis in range(cube.ndim)]
+    return [line if axis == chosen else POSITIONS for axis in range(cube.ndim)]
 
 
 def _runs(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:

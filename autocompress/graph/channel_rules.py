@@ -145,6 +145,9 @@ def _gemm(tracker: ChannelTracker, node: ir.Node) -> None:
 
 def _mat_mul(tracker: ChannelTracker, node: ir.Node) -> None:
     left, right = node.inputs
+    if not any(value is not None and value.is_initializer() for value in node.inputs):
+        _product(tracker, node)
+        return
     if right is not None and right.is_initializer():
         weight, axes = _weight(tracker, node, 1)
         *rest, inner = tracker.axes(left)
@@ -162,6 +165,57 @@ def _mat_mul(tracker: ChannelTracker, node: ir.Node) -> None:
     tracker.set_role(weight, 1 - into_axis, "out")
     tracker.producers.append((node, axes[1 - into_axis]))
     tracker.set_axes(node.outputs[0], result)
+
+
+def _product(tracker: ChannelTracker, node: ir.Node) -> None:
+    """MatMul of two computed values, as in attention: what is summed over stays, everything else goes on."""
+    (*left_batch, rows, inner), (*right_batch, other, columns) = _matrices(tracker, node)
+    for axis in (inner, other):
+        tracker.block(axis, f"is summed over by {title(node)}")
+    shapes = [sizes(value)[:-2] for value in node.inputs]
+    depth = max(len(left_batch), len(right_batch))
+    result: list[Axis] = []
+    for back in range(depth, 0, -1):
+        met = [
+            (shape[-back], batch[-back])
+            for shape, batch in zip(shapes, (left_batch, right_batch), strict=True)
+            if len(shape) >= back
+        ]
+        wide = [axis for size, axis in met if size != 1]
+        result.append(tracker.couple_all(wide or [axis for _, axis in met], node))
+    tracker.set_axes(node.outputs[0], [*result, rows, columns])
+
+
+def _matrices(tracker: ChannelTracker, node: ir.Node) -> list[tuple[Axis, ...]]:
+    found = [tracker.axes(value) for value in node.inputs]
+    if any(len(axes) < 2 for axes in found):
+        raise NotFollowedError("multiplies a vector")
+    return found
+
+
+def _einsum(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Letters that stay go on, and couple where several inputs have them; letters that are summed over stay whole."""
+    inputs, arrow, output = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if not arrow or "." in inputs or any(len(set(term)) < len(term) for term in (*terms, output)):
+        raise NotFollowedError("has an equation that is not followed")
+    met: dict[str, list[Axis]] = {}
+    for value, term in zip(node.inputs, terms, strict=True):
+        for letter, size, axis in zip(term, sizes(value), tracker.axes(value), strict=True):
+            if size == 1 and letter in met:
+                tracker.block(axis, f"is repeated by {title(node)}")
+            else:
+                met.setdefault(letter, []).append(axis)
+    joined = {letter: tracker.couple_all(axes, node) for letter, axes in met.items()}
+    for letter, axis in joined.items():
+        if letter not in output:
+            tracker.block(axis, f"is summed over by {title(node)}")
+    tracker.set_axes(node.outputs[0], [joined[letter] for letter in output])
+
+
+def _whole(tracker: ChannelTracker, node: ir.Node) -> None:
+    """Recurrent layers are never pruned: their gates share one weight, and their state meets itself."""
+    raise NotFollowedError("is kept whole")
 
 
 def _channel_normalization(tracker: ChannelTracker, node: ir.Node) -> None:
@@ -291,18 +345,22 @@ RULES: dict[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": layout.depth_to_space,
+    "Einsum": _einsum,
     "Expand": layout.expand,
     "Flatten": layout.reshape,
+    "GRU": _whole,
     "Gather": layout.gather,
     "Gemm": _gemm,
     "Hardmax": _over_axis(-1),
     "InstanceNormalization": _channel_normalization,
     "LRN": _over_axis(1),
+    "LSTM": _whole,
     "LayerNormalization": _layer_normalization,
     "LogSoftmax": _over_axis(-1),
     "LpNormalization": _over_axis(-1),
     "MatMul": _mat_mul,
     "Pad": layout.pad,
+    "RNN": _whole,
     "Reshape": layout.reshape,
     "Resize": layout.resize,
     "Shape": layout.shape,

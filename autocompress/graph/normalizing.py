@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from autocompress.core.errors import ModelError
+from autocompress.graph.batch_sizes import fix_batch_free_sizes
 from autocompress.graph.folding import fix_reshapes, fold
 from autocompress.graph.quiet import first_line, quiet
 from autocompress.graph.shapes import BATCH, infer_shapes, name_batch_axis, structure
@@ -52,7 +53,7 @@ def normalize(model: ir.Model) -> ir.Model:
         _tidy(model)
         _check_operators(model.graph)
         infer_shapes(model)
-        while fix_reshapes(model.graph):
+        while fix_batch_free_sizes(model) or fix_reshapes(model.graph):
             _tidy(model)
             infer_shapes(model)
     _restore_outputs(model.graph, outputs)

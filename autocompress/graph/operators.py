@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autocompress.core.errors import ModelError, nearest
+from autocompress.graph import operators_recurrent as recurrent
 from autocompress.graph import operators_shape as shape
 from autocompress.graph import operators_spatial as spatial
 from autocompress.graph.operator_node import Function, OperatorNode
@@ -32,6 +33,10 @@ TRAINABLE: dict[str, tuple[int, ...]] = {
     "LayerNormalization": (1, 2),
     "PRelu": (1,),
     "Gather": (0,),
+    "Expand": (0,),
+    "LSTM": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "Einsum": (0, 1),
     "Add": (0, 1),
     "Sub": (0, 1),
     "Mul": (0, 1),
@@ -89,6 +94,10 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Builder:
 
 def _div(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def _mod(node: OperatorNode) -> Function:
+    return torch.fmod if node.attributes.get("fmod", 0) else torch.remainder
 
 
 def _gemm(node: OperatorNode) -> Function:
@@ -235,6 +244,7 @@ OPERATORS: dict[str, Builder] = {
     "Conv": spatial.conv,
     "ConvTranspose": spatial.conv_transpose,
     "Cos": _plain(torch.cos),
+    "CumSum": shape.cumulative_sum,
     "DepthToSpace": shape.depth_to_space,
     "Div": _plain(_div),
     "Dropout": _plain(_identity),
@@ -246,7 +256,9 @@ OPERATORS: dict[str, Builder] = {
     "Expand": shape.expand,
     "Flatten": shape.flatten,
     "Floor": _plain(torch.floor),
+    "GRU": recurrent.gru,
     "Gather": shape.gather,
+    "GatherElements": shape.gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": spatial.global_pool(torch.mean),
@@ -258,7 +270,9 @@ OPERATORS: dict[str, Builder] = {
     "HardSwish": _plain(F.hardswish),
     "Identity": _plain(_identity),
     "InstanceNormalization": spatial.instance_norm,
+    "IsNaN": _plain(torch.isnan),
     "LRN": spatial.local_response_norm,
+    "LSTM": recurrent.lstm,
     "LayerNormalization": spatial.layer_norm,
     "LeakyRelu": _leaky_relu,
     "Less": _plain(torch.lt),
@@ -271,6 +285,7 @@ OPERATORS: dict[str, Builder] = {
     "Mean": _plain(_mean_of),
     "Min": _folded(torch.minimum),
     "Mish": _plain(F.mish),
+    "Mod": _mod,
     "Mul": _plain(torch.mul),
     "Neg": _plain(torch.neg),
     "Not": _plain(torch.logical_not),
@@ -311,6 +326,8 @@ OPERATORS: dict[str, Builder] = {
     "Tanh": _plain(torch.tanh),
     "Tile": shape.tile,
     "Transpose": shape.transpose,
+    "Trilu": shape.trilu,
     "Unsqueeze": shape.unsqueeze,
     "Where": _plain(torch.where),
+    "Xor": _plain(torch.logical_xor),
 }

@@ -130,6 +130,27 @@ def gather(node: OperatorNode) -> Function:
     return run
 
 
+def gather_elements(node: OperatorNode) -> Function:
+    """GatherElements along one axis; negative indices count from the end."""
+    axis = int(node.attributes.get("axis", 0))
+    return lambda x, i: torch.gather(x, axis, torch.where(i < 0, i + x.shape[axis], i).long())
+
+
+def cumulative_sum(node: OperatorNode) -> Function:
+    """CumSum over one axis, from either end, with or without each entry itself."""
+    fixed = node.integers(1)
+    reverse, exclusive = bool(node.attributes.get("reverse", 0)), bool(node.attributes.get("exclusive", 0))
+
+    def run(x: Tensor, which: Tensor | None = None) -> Tensor:
+        axis = _listed(fixed, which)[0]
+        source = x.flip(axis) if reverse else x
+        sums = torch.cumsum(source, axis).to(x.dtype)
+        sums = sums - source if exclusive else sums
+        return sums.flip(axis) if reverse else sums
+
+    return run
+
+
 def pad(node: OperatorNode) -> Function:
     """Pad with a constant, by reflection, by the edge or around; negative pads crop."""
     mode = node.choice("mode", "constant", ("constant", *_PADDED))
@@ -247,6 +268,12 @@ def transpose(node: OperatorNode) -> Function:
     order: Any = node.attributes.get("perm")
     axes = None if order is None else tuple(int(a) for a in order)
     return lambda x: x.permute(axes if axes is not None else tuple(reversed(range(x.ndim))))
+
+
+def trilu(node: OperatorNode) -> Function:
+    """Trilu: the triangle above or below a diagonal."""
+    fixed, function = node.integers(1), torch.triu if node.attributes.get("upper", 1) else torch.tril
+    return lambda x, k=None: function(x, next(iter(_listed(fixed, k)), 0))
 
 
 def unsqueeze(node: OperatorNode) -> Function:

@@ -25,14 +25,14 @@ class SplitStage(nn.Module):
 
     def __init__(self, channels: int, depth: int = 1) -> None:
         super().__init__()
-        self.half = channels // 2
+        self.inner = channels // 2
         self.enter = ConvAct(channels, channels)
-        self.blocks = nn.ModuleList(ConvAct(self.half, self.half, 3) for _ in range(depth))
-        self.leave = ConvAct((2 + depth) * self.half, channels)
+        self.blocks = nn.ModuleList(ConvAct(self.inner, self.inner, 3) for _ in range(depth))
+        self.leave = ConvAct((2 + depth) * self.inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, channels, h, w)`` to the same shape."""
-        parts = list(self.enter(x).split(self.half, 1))
+        parts = list(self.enter(x).split(self.inner, 1))
         for block in self.blocks:
             parts.append(parts[-1] + block(parts[-1]))
         return self.leave(torch.cat(parts, 1))

@@ -20,18 +20,24 @@ from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import OPSET, normalize
 from autocompress.zoo.audio import audio_tiny
+from autocompress.zoo.bert import bert_tiny
+from autocompress.zoo.convnext import convnext_tiny
 from autocompress.zoo.densenet import densenet_tiny
 from autocompress.zoo.efficientnet_lite import efficientnet_lite_tiny
+from autocompress.zoo.gpt import gpt_tiny
 from autocompress.zoo.inception import inception_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
 from autocompress.zoo.mobilenet_v1 import mobilenet_v1_tiny
 from autocompress.zoo.mobilenet_v3 import mobilenet_v3_tiny
+from autocompress.zoo.recurrent import gru_tiny, lstm_tiny
 from autocompress.zoo.resnet import BasicBlock, resnet20
 from autocompress.zoo.resnext import resnext_tiny
 from autocompress.zoo.senet import senet_tiny
+from autocompress.zoo.shufflenet import shufflenet_tiny
 from autocompress.zoo.squeezenet import squeezenet_tiny
 from autocompress.zoo.unet import unet_resize_tiny, unet_tiny
 from autocompress.zoo.vgg import vgg_tiny
+from autocompress.zoo.vit import vit_split_tiny, vit_tiny
 from autocompress.zoo.yolo import yolo_tiny
 
 Arrays = list[NDArray[Any]]
@@ -80,9 +86,19 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ..
     "inception": (inception_tiny, _images(8)),
     "unet": (unet_tiny, _images(8)),
     "unet_resize": (unet_resize_tiny, _images(8)),
+    "shufflenet": (shufflenet_tiny, _images(8)),
     "yolo": (yolo_tiny, _images(16)),
     "audio": (audio_tiny, lambda: (torch.zeros(2, 1, 256),)),
+    "convnext": (convnext_tiny, _images(8)),
+    "vit": (vit_tiny, _images(16)),
+    "vit_split": (vit_split_tiny, _images(16)),
+    "bert": (bert_tiny, lambda: (torch.zeros(2, 12, dtype=torch.int64), torch.ones(2, 12, dtype=torch.int64))),
+    "gpt": (gpt_tiny, lambda: (torch.zeros(2, 12, dtype=torch.int64),)),
+    "lstm": (lstm_tiny, lambda: (torch.zeros(2, 6, 8),)),
+    "gru": (gru_tiny, lambda: (torch.zeros(2, 6, 8),)),
 }
+#: Networks of which some part cannot be pruned: a normalization or a recurrent layer mixes its channels.
+PARTLY_BLOCKED = ("convnext", "vit", "vit_split", "bert", "gpt", "lstm", "gru")
 
 
 def uneven(module: nn.Module) -> nn.Module:
@@ -115,6 +131,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(params=list(NETWORKS))
 def network(request: pytest.FixtureRequest) -> ModelGraph:
     """Every small network of the zoo, and a ResNet-18."""
+    return _network(request.param)
+
+
+@pytest.fixture(params=[name for name in NETWORKS if name not in PARTLY_BLOCKED])
+def convolutional(request: pytest.FixtureRequest) -> ModelGraph:
+    """The networks whose every channel can be pruned, but for what feeds the outputs."""
     return _network(request.param)
 
 

@@ -198,15 +198,15 @@ def test_a_wrong_shape_names_operator_and_node(write: Write) -> None:
 
 def test_an_unknown_operator_names_itself_and_its_node(write: Write) -> None:
     graph = write(
-        [node("Relu", ["x"], ["h"]), node("CumSum", ["h", "axis"], ["y"], name="sums")],
-        {"axis": np.array(1)},
+        [node("Relu", ["x"], ["h"]), node("Compress", ["h", "rows"], ["y"], axis=0, name="some")],
+        {"rows": np.array([True])},
         {"x": (FLOAT, ("n", 2))},
         {"y": FLOAT},
     )
     with pytest.raises(ModelError) as caught:
         graph.to_torch()
     assert str(caught.value) == (
-        "Cannot run operator CumSum of node 'sums': torch has no function for it (nearest known: Sum)."
+        "Cannot run operator Compress of node 'some': torch has no function for it (nearest known: Cos)."
     )
 
 

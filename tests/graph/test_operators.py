@@ -268,3 +268,13 @@ def test_the_table_is_sorted_and_names_standard_operators() -> None:
 
 def test_trainable_operators_are_in_the_table() -> None:
     assert set(TRAINABLE) <= set(OPERATORS)
+
+
+def test_xor_and_is_nan(agree: Agree) -> None:
+    agree("Xor", np.array([True, True, False]), np.array([True, False, False]))
+    agree("IsNaN", np.array([1.0, np.nan, np.inf], np.float32))
+
+
+def test_mod_has_the_sign_of_the_divisor_or_as_fmod_of_the_dividend(agree: Agree) -> None:
+    agree("Mod", np.array([-7, 7, -7]), np.array([3, -3, -3]))
+    agree("Mod", np.array([-7.5, 7.5], np.float32), np.array([3.0, -3.0], np.float32), fmod=1)

@@ -223,3 +223,23 @@ def test_tile(fixed: bool, agree: Agree) -> None:
 @pytest.mark.parametrize("order", [None, (0, 2, 3, 1), (3, 1, 0, 2)], ids=str)
 def test_transpose(order: tuple[int, ...] | None, agree: Agree) -> None:
     agree("Transpose", X, **({} if order is None else {"perm": order}))
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+@pytest.mark.parametrize("k", [None, 0, 1, -2])
+@FIXED
+def test_trilu(upper: int, k: int | None, fixed: bool, agree: Agree) -> None:
+    agree("Trilu", X, *([] if k is None else [np.array(k)]), upper=upper, fixed=fixed)
+
+
+@pytest.mark.parametrize(("axis", "index"), [(0, [[1, 0], [0, 0]]), (1, [[2, 0], [-1, 1]]), (-1, [[0], [2]])])
+def test_gather_elements(axis: int, index: list[list[int]], agree: Agree) -> None:
+    agree("GatherElements", floats(2, 3), np.array(index), axis=axis)
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("axis", [0, 2, -1])
+@FIXED
+def test_cumulative_sum(axis: int, exclusive: int, reverse: int, fixed: bool, agree: Agree) -> None:
+    agree("CumSum", X, np.array(axis), exclusive=exclusive, reverse=reverse, fixed=fixed, rtol=1e-4, atol=1e-5)
