@@ -1,4 +1,7 @@
-"""From a plan to the artifact's graph, in a fixed order: prune, (heal,) fold BatchNormalization, quantize."""
+"""From a plan to the artifact's graph, in a fixed order.
+
+Prune, skip blocks, take layers of low rank apart, set weights to zero, (heal,) fold BatchNormalization, quantize.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.importance import channel_scores
 from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
+from autocompress.compress.low_rank import LayerRank, low_rank
 from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
 from autocompress.compress.ranges import EXTREMES
@@ -89,7 +93,7 @@ class Compressor:
         self._weights = WeightCache()
         self._scores: dict[tuple[str, str | None], Mapping[str, NDArray[np.float64]]] = {}
         self._kept: _Recent[dict[str, NDArray[np.intp]]] = _Recent(256)
-        self._pruned: _Recent[ModelGraph] = _Recent(_GRAPHS)
+        self._pruned: _Recent[tuple[ModelGraph, dict[str, LayerRank]]] = _Recent(_GRAPHS)
         # A graph stands for itself: the entry keeps it alive, so no other can have its id.
         self._folded: _Recent[tuple[ModelGraph, ModelGraph]] = _Recent(_GRAPHS)
         self._calibrations: _Recent[Calibration] = _Recent(_CALIBRATIONS)
@@ -103,15 +107,27 @@ class Compressor:
         return self._kept.get(_structure(plan), lambda: self._select(plan))
 
     def pruned(self, plan: CompressionPlan) -> ModelGraph:
-        """The graph without the channels and blocks that the plan removes: float32, BatchNormalization kept; cached.
+        """The graph without what the plan removes, layers of low rank taken apart; cached.
+
+        It is float32 and keeps its BatchNormalization.
 
         Raises:
-            PlanError: as :meth:`kept`.
+            PlanError: as :meth:`kept`, or a layer named explicitly that cannot be of low rank.
         """
         if not plan.restructures:
             self._check(plan)
             return self.graph
-        return self._pruned.get(_structure(plan), lambda: self._without(plan))
+        return self._pruned.get(_structure(plan), lambda: self._without(plan))[0]
+
+    def ranks(self, plan: CompressionPlan) -> dict[str, LayerRank]:
+        """Layer name to what became of it, for the layers that the plan gives a rank.
+
+        Raises:
+            PlanError: as :meth:`pruned`.
+        """
+        if not plan.ranks:
+            return {}
+        return self._pruned.get(_structure(plan), lambda: self._without(plan))[1]
 
     def finish(
         self,
@@ -140,6 +156,7 @@ class Compressor:
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
         folded = self.folded(float_graph)
+        layers = _with_factors(layers, plan, folded)
         sparse = [name for name, found in sparse_layers(plan, folded).items() if found.storage == "sparse"]
         if sparse and not layers:
             return store_sparse(folded, sparse)
@@ -208,11 +225,12 @@ class Compressor:
         """Value name to axis to the sorted entries that stay, for values of the graph that lose any."""
         return kept_values(self.graph, self.kept(plan)) if any(plan.prune.values()) else {}
 
-    def _without(self, plan: CompressionPlan) -> ModelGraph:
+    def _without(self, plan: CompressionPlan) -> tuple[ModelGraph, dict[str, LayerRank]]:
         self._check(plan)
         source = self._early if self._early is not None and plan.importance == "lottery" else self.graph
         narrow = prune(source, self.kept(plan)) if any(plan.prune.values()) else source
-        return sparsify(without_blocks(narrow, plan.skip), plan)
+        thin, ranks = low_rank(without_blocks(narrow, plan.skip), plan)
+        return sparsify(thin, plan), ranks
 
     def _check(self, plan: CompressionPlan) -> None:
         plan.check(
@@ -247,7 +265,7 @@ def compress(
     seed: int = 0,
     **options: Any,
 ) -> ModelGraph:
-    """Apply one plan: prune, fold BatchNormalization, quantize.
+    """Apply one plan: prune, take apart, fold BatchNormalization, quantize.
 
     Args:
         graph: the uncompressed graph.
@@ -268,9 +286,18 @@ def compress(
     return compressor.finish(float_graph, plan, calibration=calibration)
 
 
+def _with_factors(layers: dict[str, LayerPlan], plan: CompressionPlan, graph: ModelGraph) -> dict[str, LayerPlan]:
+    """The plans of a graph's layers, in which each low-rank factor has that of the layer it is part of."""
+    if not plan.ranks:
+        return layers
+    names = [layer.name for layer in graph.layers()]
+    owners = {name: name if name in layers else name.rpartition(".")[0] for name in names}
+    return {name: layers[owner] for name, owner in owners.items() if owner in layers}
+
+
 def _structure(plan: CompressionPlan) -> str:
-    sparsity = {name: asdict(found) for name, found in plan.sparsities.items()}
-    named = sorted(plan.layers) if sparsity else []
-    return json.dumps(
-        [plan.importance, plan.aggregation, sorted(plan.prune.items()), plan.skip, sorted(sparsity.items()), named]
-    )
+    by_layer = {name: asdict(found) for name, found in plan.sparsities.items()}
+    ranks = {name: asdict(found) for name, found in plan.ranks.items()}
+    named = sorted(plan.layers) if by_layer or ranks else []
+    channels = [plan.importance, plan.aggregation, sorted(plan.prune.items()), plan.skip]
+    return json.dumps([*channels, sorted(by_layer.items()), sorted(ranks.items()), named])

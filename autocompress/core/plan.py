@@ -11,6 +11,7 @@ from typing import Any
 
 from autocompress.core.errors import PlanError, nearest
 from autocompress.core.layer_rules import changed, check_quantization
+from autocompress.core.rank_plan import RankPlan
 
 WEIGHT_BITS = (32, 16, 8, 6, 4, 3, 2)
 ACTIVATION_BITS = (32, 16, 8)
@@ -34,7 +35,15 @@ PLAN_VERSION = 1
 SPARSITY_PATTERNS = ("unstructured", "block", "n:m")
 SPARSITY_STORAGES = ("dense", "sparse")
 #: What JSON may hold for a field, by the field's type.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
+#: What ends the names of a layer's low-rank factors, behind a dot.
+_FACTORS = ("0", "1", "2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +108,7 @@ class LayerPlan:
     weight_bits: int = 32
     activation_bits: int = 32
     sparsity: SparsityPlan | None = None
+    rank: RankPlan | None = None
     granularity: str = "channel"
     block_size: int = 32
     symmetric: bool = True
@@ -208,15 +218,23 @@ class CompressionPlan:
     @property
     def restructures(self) -> bool:
         """Whether anything is removed, so that there is something to heal."""
-        return bool(self.skip) or any(self.prune.values()) or bool(self.sparsities)
+        return bool(self.skip) or any(self.prune.values()) or bool(self.sparsities) or bool(self.ranks)
 
     @property
     def sparsities(self) -> dict[str, SparsityPlan]:
         """Layer name, or ``"*"``, to its sparsity, where it has one."""
         return {name: layer.sparsity for name, layer in self.layers.items() if layer.sparsity is not None}
 
+    @property
+    def ranks(self) -> dict[str, RankPlan]:
+        """Layer name, or ``"*"``, to its rank, where it has one."""
+        return {name: layer.rank for name, layer in self.layers.items() if layer.rank is not None}
+
     def layer(self, name: str) -> LayerPlan:
-        """The plan of one layer: its own, else that of ``"*"``, else float32."""
+        """The plan of one layer: its own, else that of ``"*"``, else float32; a factor ``x.0`` takes that of ``x``."""
+        whole, _, place = name.rpartition(".")
+        if name not in self.layers and place in _FACTORS and whole in self.ranks:
+            name = whole
         return self.layers.get(name) or self.layers.get(DEFAULT) or LayerPlan()
 
     def ratio(self, group: str) -> float:
@@ -250,6 +268,8 @@ class CompressionPlan:
         if self.sparsities:
             # A default of "*" reaches layers that are not named, so who is named matters too.
             found["sparsity"] = {name: _layer_dict(plan).get("sparsity") for name, plan in self.layers.items()}
+        if self.ranks:
+            found["rank"] = {name: _layer_dict(plan).get("rank") for name, plan in self.layers.items()}
         return _digest(found)
 
     @property
@@ -314,16 +334,18 @@ def _layer_dict(plan: LayerPlan) -> dict[str, Any]:
     result: dict[str, Any] = {"weight_bits": plan.weight_bits, "activation_bits": plan.activation_bits}
     if plan.sparsity is not None:
         result["sparsity"] = _as_dict(plan.sparsity)
+    if plan.rank is not None:
+        result["rank"] = {key: value for key, value in _as_dict(plan.rank).items() if value is not None}
     return result | changed(plan)
 
 
 def _layer(data: object, where: str) -> LayerPlan:
     values = _mapping(data, where, [f.name for f in fields(LayerPlan)])
-    sparsity = values.pop("sparsity", None)
+    parts: dict[str, type[Any]] = {"sparsity": SparsityPlan, "rank": RankPlan}
+    given = {key: values.pop(key, None) for key in parts}
     plan: LayerPlan = _build(LayerPlan, values, where)
-    if sparsity is None:
-        return plan
-    return replace(plan, sparsity=_build(SparsityPlan, sparsity, f"{where}.sparsity"))
+    built = {key: _build(parts[key], item, f"{where}.{key}") for key, item in given.items() if item is not None}
+    return replace(plan, **built)
 
 
 def _as_dict(item: Any) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from autocompress.compress.apply import Compressor
 from autocompress.core.errors import Interrupted
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
+from autocompress.core.rank_plan import RankPlan
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.staged import StagedHealing
@@ -129,3 +131,20 @@ def test_should_stop_stops_and_what_was_healed_before_is_kept(
 def test_labels_are_never_read(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
     StagedHealing(small, data, threads=1).heal(small_pruned, PLAN, 0.25)
     assert data.asked
+
+
+def test_factors_of_low_rank_are_trained(small: ModelGraph, make: Any) -> None:
+    plan = CompressionPlan(layers={"*": LayerPlan(rank=RankPlan(ratio=0.25))}, distillation=HEALING)
+    compressor = Compressor(small)
+    thin = compressor.pruned(plan)
+    factors = [f"{name}.weight" for item in compressor.ranks(plan).values() for name in item.factors]
+    assert factors
+    healed = make().heal(thin, plan)
+    assert all((healed.initializers[name] != thin.initializers[name]).any() for name in factors)
+    assert healed.initializers.keys() == thin.initializers.keys()
+
+
+def test_another_rank_is_another_structure(staged: StagedHealing, steps: Steps, small_pruned: ModelGraph) -> None:
+    staged.heal(small_pruned, PLAN, 0.25)
+    staged.heal(small_pruned, PLAN.replace(layers={"*": LayerPlan(rank=RankPlan(ratio=0.25))}), 0.25)
+    assert steps.count == 8
