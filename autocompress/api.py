@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocompress.core.errors import SpaceError, TargetError, UserError
+from autocompress.core.errors import PlanError, SpaceError, TargetError, UserError
 
 if TYPE_CHECKING:
     from autocompress.core.measurement import Measurement
@@ -105,6 +105,7 @@ def compress(
     out: str | Path,
     data: str | None = None,
     report: str | Path | None = None,
+    rewind_to: Any = None,
 ) -> dict[str, Any]:
     """Apply one plan to a model and write the artifact.
 
@@ -115,16 +116,18 @@ def compress(
         data: data spec; with it activations are calibrated and BatchNormalization is re-estimated or the network is
             healed as the plan says. Without it weights are only sliced and packed.
         report: where the result goes as JSON too.
+        rewind_to: the model early in its training; importance ``lottery`` gives what it keeps the weights it had there.
 
     Returns:
         ``layers`` (name to what it became; ``fallback`` says why a layer in blocks is unpacked at load), ``kept``
         (initializer to axis to kept indices, names and indices as in the input file), ``skipped`` (block to its layers
-        and removed initializers), ``size_bytes``.
+        and removed initializers), ``low_rank`` (layer to its factors, or why it stayed whole), ``size_bytes``.
 
     Raises:
         UserError: the model, plan or data is wrong, or something cannot be written.
     """
     from autocompress.compress.apply import Compressor
+    from autocompress.compress.low_rank import factor_plans
     from autocompress.compress.matmul_nbits import fallbacks
     from autocompress.compress.prune import kept_entries
     from autocompress.evaluate.data import load_data
@@ -136,6 +139,8 @@ def compress(
             raise UserError(
                 f"There is no folder {str(Path(path).absolute().parent)!r} to write {Path(path).name!r} to."
             )
+    if rewind_to is not None and plan.importance != "lottery":
+        raise PlanError(f"Only importance 'lottery' rewinds to early weights, but the plan has {plan.importance!r}.")
     bundle = None if data is None else load_data(data)
     graph = load_graph(model, bundle)
     # Which integers are fast is measured only where integers are asked for.
@@ -145,6 +150,7 @@ def compress(
         dataset=None if bundle is None else bundle.train,
         activation_type="uint8" if spec is None else spec.activation_type,
         reduce_range=spec is not None and spec.reduce_range,
+        early_weights=None if rewind_to is None else load_graph(rewind_to, bundle).initializers,
     )
     compressor.layer_plans(plan)
     pruned = compressor.pruned(plan)
@@ -154,8 +160,13 @@ def compress(
     artifact = compressor.finish(healed, plan)
     artifact.save(out)
     layers = compressor.layer_plans(plan)
-    unpacked = fallbacks(pruned, layers)
-    shapes = {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
+    ranks = compressor.ranks(plan)
+    unpacked = fallbacks(pruned, factor_plans(layers, plan, pruned))
+    unpacked |= {
+        name: unpacked[factor] for name, item in ranks.items() for factor in item.factors if factor in unpacked
+    }
+    shapes = {name: list(item.weight_shape) for name, item in ranks.items()}
+    shapes |= {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
     skipped = [block for block in graph.blocks() if block.name in plan.skip]
     gone = {name for block in skipped for name in block.initializers}
     result = {
@@ -179,6 +190,7 @@ def compress(
         "skipped": {
             block.name: {"layers": list(block.layers), "removed": sorted(block.initializers)} for block in skipped
         },
+        "low_rank": {name: item.to_dict() for name, item in ranks.items()},
         "size_bytes": artifact.size_bytes(),
         "plan": plan.to_dict(),
     }

@@ -18,13 +18,17 @@ def compress(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON of what was done to each layer and channel.")
     ] = None,
+    rewind_to: Annotated[
+        str | None,
+        typer.Option("--rewind-to", metavar="MODEL", help="Early weights that importance `lottery` starts again from."),
+    ] = None,
 ) -> None:
     """Apply one plan to a model; without --data it only slices and packs."""
     wanted = read_plan(plan)
     from autocompress import api
     from autocompress.cli.rows import size_text
 
-    result = api.compress(model, wanted, out=out, data=data, report=report)
+    result = api.compress(model, wanted, out=out, data=data, report=report, rewind_to=rewind_to)
     size = result.get("size_bytes")
     typer.echo(f"{out}: {size_text(size)}" if size is not None else str(out))
     if report is not None:

@@ -19,7 +19,7 @@ from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.importance import channel_scores
 from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
-from autocompress.compress.low_rank import LayerRank, low_rank
+from autocompress.compress.low_rank import LayerRank, factor_plans, low_rank
 from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
 from autocompress.compress.ranges import EXTREMES
@@ -156,7 +156,7 @@ class Compressor:
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
         folded = self.folded(float_graph)
-        layers = _with_factors(layers, plan, folded)
+        layers = factor_plans(layers, plan, folded)
         sparse = [name for name, found in sparse_layers(plan, folded).items() if found.storage == "sparse"]
         if sparse and not layers:
             return store_sparse(folded, sparse)
@@ -284,15 +284,6 @@ def compress(
     compressor = Compressor(graph, dataset=dataset, activation_type=activation_type, seed=seed, **options)
     float_graph = healed if healed is not None else compressor.pruned(plan)
     return compressor.finish(float_graph, plan, calibration=calibration)
-
-
-def _with_factors(layers: dict[str, LayerPlan], plan: CompressionPlan, graph: ModelGraph) -> dict[str, LayerPlan]:
-    """The plans of a graph's layers, in which each low-rank factor has that of the layer it is part of."""
-    if not plan.ranks:
-        return layers
-    names = [layer.name for layer in graph.layers()]
-    owners = {name: name if name in layers else name.rpartition(".")[0] for name in names}
-    return {name: layers[owner] for name, owner in owners.items() if owner in layers}
 
 
 def _structure(plan: CompressionPlan) -> str:

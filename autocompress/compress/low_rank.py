@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from autocompress.compress.factor_nodes import canonical, take_apart
 from autocompress.compress.factors import Matrix, Spectrum, factorize, relative_error, spectra
 from autocompress.core.errors import PlanError
-from autocompress.core.plan import CompressionPlan
+from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
 from autocompress.graph.layers import layer_names, weight_value
 from autocompress.graph.model_graph import ModelGraph
@@ -40,6 +41,20 @@ class LayerRank:
     macs: tuple[int, int] | None = None
     error: float = 0.0
     reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        result: dict[str, Any] = {
+            "weight_shape": list(self.weight_shape),
+            "factors": {name: list(shape) for name, shape in self.factors.items()},
+        }
+        if self.method is not None and self.macs is not None:
+            before, after = self.macs
+            result |= {"method": self.method, "ranks": list(self.ranks), "macs_before": before, "macs_after": after}
+            result["relative_error"] = self.error
+        if self.reason is not None:
+            result["whole_because"] = self.reason
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +111,21 @@ def low_rank(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, dict
             del model.initializers[str(value.name)]
     changed = any(item.factors for item in found.values())
     return (ModelGraph(copy.model) if changed else graph), found
+
+
+def factor_plans(layers: dict[str, LayerPlan], plan: CompressionPlan, graph: ModelGraph) -> dict[str, LayerPlan]:
+    """The plans of a graph's layers, in which each factor has that of the layer it is part of.
+
+    Args:
+        layers: name to plan, of the graph as it was.
+        plan: says which layers have a rank.
+        graph: as :func:`low_rank` left it.
+    """
+    if not plan.ranks:
+        return layers
+    names = [layer.name for layer in graph.layers()]
+    owners = {name: name if name in layers else name.rpartition(".")[0] for name in names}
+    return {name: layers[owner] for name, owner in owners.items() if owner in layers}
 
 
 def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: _Choice) -> LayerRank:

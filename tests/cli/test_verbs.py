@@ -89,6 +89,41 @@ def test_compress_reports_what_was_kept_and_measure_compares(place: Path, capsys
     assert all(row["provenance"] == "measured" and "ratio" in row and "fingerprint" in row for row in rows)
 
 
+def test_compress_reports_factors_and_what_stayed_whole(place: Path) -> None:
+    int8 = {"weight_bits": 8, "activation_bits": 8}
+    layers = {"*": {**int8, "rank": {"ratio": 0.25}}, "0": {**int8, "rank": {"ratio": 1.0}}}
+    (place / "thin.json").write_text(json.dumps({"layers": layers}))
+    arguments = ["compress", "nets.py:net", "--plan", "thin.json", "--data", "npz:data.npz", "--out", "a.onnx"]
+    assert run([*arguments, "--report", "r.json"]) == 0
+    report = json.loads((place / "r.json").read_text())
+    assert set(report["low_rank"]["3"]["factors"]) == {"3.0", "3.1", "3.2"}
+    assert report["low_rank"]["0"]["whole_because"].startswith("its factors would take")
+    assert report["layers"]["3"]["weight_bits"] == 8
+    assert report["layers"]["3"]["weight_shape"] == [16, 16, 3, 3]
+
+
+@pytest.mark.parametrize("importance", ["fisher", "bn_scale", "activation_mean", "apoz", "geometric_median", "mixed"])
+def test_compress_takes_every_importance(importance: str, place: Path) -> None:
+    plan = {"prune": {"*": 0.5}, "importance": importance, "aggregation": "max"}
+    (place / "prune.json").write_text(json.dumps(plan))
+    arguments = ["compress", "nets.py:net", "--plan", "prune.json", "--data", "npz:data.npz"]
+    assert run([*arguments, "--out", "a.onnx", "--report", "r.json"]) == 0
+    kept = json.loads((place / "r.json").read_text())["kept"]
+    assert len(kept["0.weight"]["0"]) == 8
+
+
+def test_a_lottery_ticket_starts_from_early_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "early.py").write_text(NETS.replace("manual_seed(0)", "manual_seed(1)"))
+    (place / "prune.json").write_text(json.dumps({"prune": {"*": 0.5}, "importance": "lottery"}))
+    arguments = ["compress", "nets.py:net", "--plan", "prune.json", "--out"]
+    assert run([*arguments, "trained.onnx"]) == 0
+    assert run([*arguments, "early.onnx", "--rewind-to", "early.py:net"]) == 0
+    assert (place / "trained.onnx").read_bytes() != (place / "early.onnx").read_bytes()
+    (place / "prune.json").write_text(json.dumps({"prune": {"*": 0.5}}))
+    assert run([*arguments, "early.onnx", "--rewind-to", "early.py:net"]) == 2
+    assert "Only importance 'lottery' rewinds" in capsys.readouterr().err
+
+
 def test_predict_is_an_estimate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = _json(capsys, "predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano")
     assert "estimated" in json.dumps(found)
