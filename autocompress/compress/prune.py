@@ -199,7 +199,9 @@ def _edit_reshape(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _edit_expand(graph: ir.Graph, node: ir.Node) -> None:
-    """Write new sizes into the target; 1 leaves an axis as it is."""
+    """Write new sizes into the target; 1 leaves an axis as it is, and a computed target is computed anew."""
+    if node.inputs[1] is None or not node.inputs[1].is_initializer():
+        return
     target = _integers(node, 1)
     back = len(target)
     rank = len(node.outputs[0].shape or ())

@@ -50,6 +50,7 @@ def fix_batch_free_sizes(model: ir.Model) -> bool:
     changed = False
     for node in graph:
         changed |= _fix_target(graph, node, small, large)
+        changed |= _fix_repeats(graph, node, small, large)
         for value in node.outputs:
             _fix_shape(value, small, large)
             changed |= _fix_value(graph, value, small, large)
@@ -106,7 +107,7 @@ def _fix_value(graph: ir.Graph, value: ir.Value, small: _Folded, large: _Folded)
 def _fix_target(graph: ir.Graph, node: ir.Node, small: _Folded, large: _Folded) -> bool:
     """Write the one size of a Reshape's target that grows with the batch as -1."""
     target = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
-    if target is None or target.is_initializer() or node.attributes.get_int("allowzero", 0):
+    if target is None or target.is_initializer() or node.attributes.get_int("allowzero", 0) != 0:
         return False
     first, second = (folded.constants.get(str(target.name)) for folded in (small, large))
     if first is None or second is None or first.shape != second.shape or (first == -1).any():
@@ -115,6 +116,29 @@ def _fix_target(graph: ir.Graph, node: ir.Node, small: _Folded, large: _Folded) 
     if grows.sum() != 1 or not np.array_equal(first[grows] * _BATCHES[1], second[grows]):
         return False
     constant = _initializer(graph, f"{node.outputs[0].name}.shape", np.where(grows, -1, first).astype(np.int64))
+    node.replace_input_with(1, constant)
+    return True
+
+
+def _fix_repeats(graph: ir.Graph, node: ir.Node, small: _Folded, large: _Folded) -> bool:
+    """Write the computed target of an Expand out, with 1 for every axis that keeps its size, the batch among them."""
+    target = node.inputs[1] if node.op_type == "Expand" else None
+    source = node.inputs[0]
+    if target is None or target.is_initializer() or source is None or source.shape is None:
+        return False
+    first, second = (folded.constants.get(str(target.name)) for folded in (small, large))
+    if first is None or second is None or first.shape != second.shape or len(source.shape) > len(first):
+        return False
+    sizes: list[int] = []
+    dims = [1] * (len(first) - len(source.shape)) + list(source.shape)
+    for low, high, dim in zip(first.tolist(), second.tolist(), dims, strict=True):
+        if low == high and isinstance(dim, int):
+            sizes.append(1 if low == dim else low)
+        elif (low, high) == _BATCHES and isinstance(dim, ir.SymbolicDim) and dim.value == BATCH:
+            sizes.append(1)
+        else:
+            return False
+    constant = _initializer(graph, f"{node.outputs[0].name}.shape", np.array(sizes, np.int64))
     node.replace_input_with(1, constant)
     return True
 

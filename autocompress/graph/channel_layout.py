@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from autocompress.graph.channel_lookahead import best_axis
+from autocompress.graph.channel_runs import OPEN, Run, reshape_runs
 from autocompress.graph.channel_tracker import (
     OPEN_SIZE,
     POSITIONS,
@@ -20,9 +20,6 @@ from autocompress.graph.channel_tracker import (
     sizes,
     title,
 )
-
-#: Stand for open sizes where sizes are multiplied: no product of real sizes is a multiple of them.
-_PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
 
 
 def positions(tracker: ChannelTracker, node: ir.Node, axes: Sequence[Axis]) -> list[Axis]:
@@ -182,11 +179,26 @@ def gather(tracker: ChannelTracker, node: ir.Node) -> None:
 
 
 def expand(tracker: ChannelTracker, node: ir.Node) -> None:
-    """Expand repeats axes of one entry; the others go on."""
+    """Expand repeats axes of one entry; the others go on.
+
+    A target that is the shape of another value follows what that value loses: the axes are coupled to its axes.
+    """
     source = tracker.axes(node.inputs[0])
+    rank = len(sizes(node.outputs[0]))
+    target = node.inputs[1]
+    maker = target.producer() if target is not None else None
+    if maker is not None and maker.op_type == "Shape" and not maker.attributes.keys() & {"start", "end"}:
+        model = tracker.axes(maker.inputs[0])
+        if len(model) != rank or len(source) > rank or sizes(maker.inputs[0]) != sizes(node.outputs[0]):
+            raise NotFollowedError("repeats its input to a computed shape")
+        result = list(model)
+        for back, (size, axis) in enumerate(zip(reversed(sizes(node.inputs[0])), reversed(source), strict=True), 1):
+            if size != 1:
+                result[-back] = tracker.couple(axis, model[-back], node)
+        tracker.set_axes(node.outputs[0], result)
+        return
     if any(map(_many, source)):
         constant(node, 1)
-    rank = len(sizes(node.outputs[0]))
     kept = [axis if _many(axis) else POSITIONS for axis in source]
     tracker.set_axes(node.outputs[0], [POSITIONS] * (rank - len(source)) + kept)
 
@@ -215,6 +227,8 @@ def _read_from(value: ir.Value, numbers: np.ndarray) -> set[int]:
             elif node.op_type == "Slice" and position == 0:
                 step = _integers(node, 4)[0] if len(node.inputs) > 4 else 1
                 picked = numbers[_integers(node, 1)[0] : _integers(node, 2)[0] : step]
+            elif node.op_type == "Expand" and position == 1:
+                picked = numbers[:0]  # the rule of Expand couples its result to the value, or blocks that
             else:
                 picked = numbers
         except (NotFollowedError, IndexError):
@@ -248,43 +262,28 @@ def reshape(tracker: ChannelTracker, node: ir.Node) -> None:
     source = tracker.axes(node.inputs[0])
     if node.op_type == "Reshape" and any(map(_many, source)):
         constant(node, 1)
-    before, after = _numbers(node.inputs[0], node.outputs[0])
     result: list[Axis] = []
-    for old, new in _runs(before, after):
-        old_sizes, new_sizes = before[old.start : old.stop], after[new.start : new.stop]
-        axes = source[old.start : old.stop]
-        if old_sizes == new_sizes:
+    for run in reshape_runs(node):
+        axes = source[run.before.start : run.before.stop]
+        if run.same:
             result.extend(axes)
         else:
-            result.extend(_reshaped(tracker, node, axes, old_sizes, new_sizes, new.start))
+            result.extend(_reshaped(tracker, node, axes, run))
     tracker.set_axes(node.outputs[0], result)
 
 
-def _reshaped(
-    tracker: ChannelTracker,
-    node: ir.Node,
-    axes: Sequence[Axis],
-    before: Sequence[int],
-    after: Sequence[int],
-    first: int,
-) -> list[Axis]:
-    """Axes of one run: entries are spread out over the whole run, then gathered on one axis of the result.
-
-    Args:
-        tracker: of the graph.
-        node: the Reshape.
-        axes: of the run, before.
-        before: their sizes.
-        after: sizes of the run's axes in the result.
-        first: number of the run's first axis in the result.
-    """
+def _reshaped(tracker: ChannelTracker, node: ir.Node, axes: Sequence[Axis], run: Run) -> list[Axis]:
+    """Axes of one run: entries are spread out over the whole run, then gathered on one axis of the result."""
     tracked = [index for index, axis in enumerate(axes) if _many(axis)]
     if not tracked:
         reason = next((axis for axis in axes if isinstance(axis, str)), POSITIONS)
-        return [reason] * len(after)
+        return [reason] * len(run.after)
     if len(tracked) > 1:
         raise NotFollowedError("merges two axes of channels")
-    if any(size >= _PRIMES[0] for size in before):
+    if run.old_sizes is None or run.new_sizes is None:
+        raise NotFollowedError("has sizes that do not agree")
+    before, after, first = run.old_sizes, run.new_sizes, run.after.start
+    if any(size >= OPEN[0] for size in before):
         raise NotFollowedError("merges channels with an axis of open size")
     ids = axes[tracked[0]]
     assert not isinstance(ids, str)
@@ -297,56 +296,6 @@ def _reshaped(
         shape = [-1 if axis == chosen else 1 for axis in range(cube.ndim)]
         tracker.couple(cube, np.broadcast_to(line.reshape(shape), cube.shape), node)
     return [line if axis == chosen else POSITIONS for axis in range(cube.ndim)]
-
-
-def _runs(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
-    """Shortest runs of axes, before and after, that hold equally many entries."""
-    i = j = 0
-    while i < len(before) or j < len(after):
-        start_i, start_j = i, j
-        left = right = 1
-        if i < len(before):
-            left, i = before[i], i + 1
-        if j < len(after):
-            right, j = after[j], j + 1
-        while left != right:
-            if left < right and i < len(before):
-                left, i = left * before[i], i + 1
-            elif j < len(after) and left > right:
-                right, j = right * after[j], j + 1
-            else:
-                raise NotFollowedError("has sizes that do not agree")
-        yield range(start_i, i), range(start_j, j)
-
-
-def _numbers(source: ir.Value | None, result: ir.Value) -> tuple[list[int], list[int]]:
-    """Sizes before and after, with a prime for every open one; a nameless open size after is what is left."""
-    sizes(source), sizes(result)
-    assert source is not None
-    assert source.shape is not None
-    assert result.shape is not None
-    primes = iter(_PRIMES)
-    known: dict[str, int] = {}
-    before: list[int] = []
-    for dim in source.shape:
-        if isinstance(dim, int):
-            before.append(dim)
-            continue
-        prime = next(primes, None)
-        if prime is None:
-            raise NotFollowedError("has too many open sizes")
-        if dim.value is not None:
-            prime = known.setdefault(dim.value, prime)
-        before.append(prime)
-    after = [dim if isinstance(dim, int) else known.get(dim.value or "", -1) for dim in result.shape]
-    if after.count(-1) > 1:
-        raise NotFollowedError("has several open sizes")
-    if -1 in after:
-        rest = math.prod(size for size in after if size != -1)
-        if not rest or math.prod(before) % rest:
-            raise NotFollowedError("has sizes that do not agree")
-        after[after.index(-1)] = math.prod(before) // rest
-    return before, after
 
 
 def _many(axis: Axis) -> bool:

@@ -1,8 +1,8 @@
 """Which of several axes a Reshape should hand its channels to: one that no later operator mixes.
 
-``(n, tokens, heads * size)`` becomes ``(n, tokens, heads, size)``: the units can be heads or places within all heads, but
-not both. Attention sums over the places within a head and treats heads alike, so heads can leave and places cannot. A
-channel shuffle treats both axes alike.
+``(n, tokens, heads * size)`` becomes ``(n, tokens, heads, size)``: the units can be heads, or places within all heads,
+but not both. Attention sums over the places within a head and treats heads alike, so heads can leave and places cannot.
+A channel shuffle treats both axes alike.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from autocompress.graph.channel_runs import reshape_runs
+from autocompress.graph.channel_tracker import NotFollowedError
+
 #: Readers looked at for one axis; what comes later is rarely reached without another Reshape.
 _LIMIT = 64
-#: Operators that treat every entry alike, whatever its axis.
+#: Operators that cut or lengthen an axis, and leave the others as they are.
 _CUTS = frozenset({"Split", "Slice", "Gather", "Concat", "Tile", "Pad", "Resize", "CumSum"})
 _NORMALIZES_ONE = frozenset({"Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "ArgMax", "ArgMin"})
 _WINDOWS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"}
 )
-_STOPS = frozenset({"Reshape", "Flatten", "Shape", "Gemm", "LSTM", "GRU", "RNN", "DepthToSpace"})
+_STOPS = frozenset({"Shape", "Gemm", "LSTM", "GRU", "RNN", "DepthToSpace"})
 
 
 def best_axis(value: ir.Value, candidates: Sequence[int]) -> int:
     """The axis to hand channels to.
 
     Returns:
-        The last axis that numbers the matrices of a product of two computed values (heads do), else the last one that no
-        reader mixes, else the last.
+        The last axis that numbers the matrices of a product of two computed values (heads do), else the last one that
+        no reader mixes, else the last.
     """
     fit = {axis: _fitness(value, axis) for axis in candidates}
     return max(candidates, key=lambda axis: (fit[axis], axis))
@@ -79,6 +82,8 @@ def _follow(node: ir.Node, position: int, axis: int, rank: int) -> list[tuple[ir
         terms, result = _letters(node)
         letter = terms[position][axis : axis + 1]
         return [(node.outputs[0], result.index(letter))] if letter and letter in result else None
+    if kind in ("Reshape", "Flatten"):
+        return _through_reshape(node, axis)
     if kind == "MatMul":
         return _through_product(node, position, axis, rank)
     if kind == "Transpose":
@@ -98,6 +103,16 @@ def _follow(node: ir.Node, position: int, axis: int, rank: int) -> list[tuple[ir
         return [(node.outputs[0], axis)] if unchanged else None
     # Everything else works on single entries that broadcast from the right.
     return [(output, axis + _rank(output) - rank) for output in node.outputs if output.shape is not None]
+
+
+def _through_reshape(node: ir.Node, axis: int) -> list[tuple[ir.Value, int]]:
+    """Follow an axis that stays, or is merged into one; one that is split is decided about there."""
+    try:
+        runs = reshape_runs(node)
+    except NotFollowedError:
+        return []
+    run = next(run for run in runs if axis in run.before)
+    return [(node.outputs[0], run.after.start)] if len(run.after) == 1 else []
 
 
 def _through_product(node: ir.Node, position: int, axis: int, rank: int) -> list[tuple[ir.Value, int]] | None:
@@ -132,7 +147,7 @@ def _through_listed(node: ir.Node, axis: int, rank: int) -> list[tuple[ir.Value,
         return [(output, [at for at in range(full) if at not in listed][axis])]
     if axis in listed:
         return None
-    keeps = node.op_type != "Squeeze" and node.attributes.get_int("keepdims", 1)
+    keeps = node.op_type != "Squeeze" and node.attributes.get_int("keepdims", 1) != 0
     return [(output, axis if keeps else axis - sum(at < axis for at in listed))]
 
 

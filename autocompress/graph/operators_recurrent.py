@@ -49,7 +49,7 @@ def _layer(node: OperatorNode, gates: tuple[int, ...], run_torch: Callable[..., 
     both, outputs = direction == "bidirectional", node.outputs
 
     def reordered(weight: Tensor) -> Tensor:
-        return weight.unflatten(0, (len(gates), hidden))[list(gates)].flatten(0, 1)
+        return weight.reshape(len(gates), hidden, *weight.shape[1:])[list(gates)].flatten(0, 1)
 
     def run(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, *rest: Tensor | None) -> Any:
         parameters = []
@@ -66,7 +66,7 @@ def _layer(node: OperatorNode, gates: tuple[int, ...], run_torch: Callable[..., 
         if direction == "reverse":
             steps = steps.flip(0)
         # Torch puts the ways behind one another in the last axis, ONNX has an axis for them.
-        found = (steps.unflatten(2, (-1, hidden)).transpose(1, 2), *last)
+        found = (steps.reshape(*steps.shape[:2], -1, hidden).transpose(1, 2), *last)
         return found[0] if outputs == 1 else found[:outputs]
 
     return run

@@ -14,8 +14,10 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from autocompress.compress.prune import prune
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import OPSET, normalize
@@ -41,6 +43,8 @@ from autocompress.zoo.vit import vit_split_tiny, vit_tiny
 from autocompress.zoo.yolo import yolo_tiny
 
 Arrays = list[NDArray[Any]]
+Keep = dict[str, NDArray[np.intp]]
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Inputs = Mapping[str, tuple[int, Sequence[int | str]]]
 
 
@@ -273,3 +277,110 @@ def agree(one_node: Callable[..., tuple[ModelGraph, bytes, Arrays]]) -> Callable
             np.testing.assert_allclose(ours.numpy(), reference, rtol=rtol, atol=atol)
 
     return compare
+
+
+def masked(graph: ModelGraph, keep: Keep) -> ModelGraph:
+    """The whole graph with removed channels masked, written without any of the package's slicing.
+
+    What makes a removed channel gives NaN, and parameters of removed channels are NaN, so that NaN shows how far the
+    channel reaches; every layer with a weight takes NaN for zero, a convolution the whole channel that holds it. NaN in
+    an output means that something other than a layer's weight mixed a removed channel into one that stays.
+    """
+    proto = onnx.load_from_string(graph.to_bytes())
+    weights = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in proto.graph.initializer}
+    lost: dict[tuple[str, int], list[int]] = {}
+    for group in graph.groups():
+        gone = np.delete(np.arange(group.channels), keep.get(group.name, np.arange(group.channels)))
+        for member in group.members:
+            lost.setdefault((member.initializer, member.axis), []).extend(member.indices[gone].ravel().tolist())
+    of_layers = {name for n in proto.graph.node if n.op_type in LAYERS for name in n.input[:2]}
+    for (name, axis), entries in lost.items():
+        if name not in of_layers and weights[name].dtype.kind == "f":
+            weights[name][(slice(None),) * axis + (entries,)] = np.nan
+    nodes: list[onnx.NodeProto] = []
+    constants = [numpy_helper.from_array(np.zeros((), np.float32), "mask.zero")]
+    for index, item in enumerate(proto.graph.node):
+        position = next((p for p in (1, 0) if item.op_type in LAYERS and item.input[p] in weights), None)
+        if position is None:
+            nodes.append(item)
+            continue
+        source, result = item.input[1 - position], item.output[0]
+        out, channels = _layer(item, position, weights[item.input[position]], lost)
+        rank = len(graph.value_shape(source) or ())
+        others = np.arange(2, rank) if item.op_type.startswith("Conv") else np.zeros(0, np.int64)
+        nan = np.zeros(channels, np.float32)
+        nan[out] = np.nan
+        trailing = (weights[item.input[1]].ndim - 2) if item.op_type.startswith("Conv") else int(position == 0)
+        constants += [
+            numpy_helper.from_array(others, f"mask.axes{index}"),
+            numpy_helper.from_array(nan.reshape(-1, *[1] * trailing), f"mask.nan{index}"),
+        ]
+        layer = onnx.NodeProto()
+        layer.CopyFrom(item)
+        layer.input[1 - position], layer.output[0] = f"mask.in{index}", f"mask.out{index}"
+        nodes += [
+            helper.make_node("ReduceSum", [source, f"mask.axes{index}"], [f"mask.sum{index}"], noop_with_empty_axes=1),
+            helper.make_node("Equal", [f"mask.sum{index}"] * 2, [f"mask.real{index}"]),
+            helper.make_node("Where", [f"mask.real{index}", source, "mask.zero"], [f"mask.in{index}"]),
+            layer,
+            helper.make_node("Add", [f"mask.out{index}", f"mask.nan{index}"], [result]),
+        ]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend([*(numpy_helper.from_array(a, n) for n, a in weights.items()), *constants])
+    return ModelGraph(ir.from_proto(proto))
+
+
+def _layer(
+    item: onnx.NodeProto, position: int, weight: NDArray[Any], lost: Mapping[tuple[str, int], list[int]]
+) -> tuple[list[int], int]:
+    """Output channels of a layer that are removed, and how many there are in all."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in item.attribute}
+    name = item.input[position]
+    if item.op_type == "ConvTranspose":
+        groups, each = attributes.get("group", 1), weight.shape[1]
+        gone = {g * each + c for g in range(groups) for c in lost.get((name, 1), [])}
+        if groups == weight.shape[0] > 1:
+            gone |= {g * each + c for g in lost.get((name, 0), []) for c in range(each)}
+        return sorted(gone), groups * each
+    first = item.op_type == "Conv" or attributes.get("transB", 0) or position == 0
+    return lost.get((name, 0 if first else 1), []), weight.shape[0 if first else 1]
+
+
+@pytest.fixture(scope="session")
+def check(run_onnx: Callable[..., Arrays], noise: Callable[..., Arrays]) -> Callable[..., None]:
+    """Pruned in ONNX Runtime equals masked in torch."""
+
+    def compare(graph: ModelGraph, keep: Keep, seed: int = 0) -> None:
+        pruned = prune(graph, keep)
+        proto = onnx.load_from_string(pruned.to_bytes())
+        onnx.checker.check_model(proto)
+        # Strict inference complains where a shape that the graph states is not the one its operators give.
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        inputs = noise(graph, seed)
+        found = run_onnx(pruned, inputs)
+        with torch.no_grad():
+            wanted = masked(graph, keep).to_torch().eval()(*map(torch.from_numpy, inputs))
+        for ours, theirs in zip(found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+            reference = theirs.numpy()
+            assert ours.shape == reference.shape
+            assert not np.isnan(reference).any(), "a removed channel reaches one that stays"
+            np.testing.assert_array_less(np.abs(ours - reference).max(), 1e-4 * np.abs(reference).max() + 1e-12)
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def random_keep() -> Callable[..., Keep]:
+    """A plan that keeps any number of any units, for about ``share`` of the groups."""
+
+    def draw(graph: ModelGraph, seed: int, share: float = 0.8) -> Keep:
+        rng = np.random.default_rng(seed)
+        keep = {}
+        for group in graph.groups():
+            if group.prunable and rng.random() < share:
+                count = int(rng.integers(1, group.channels + 1))
+                keep[group.name] = np.sort(rng.permutation(group.channels)[:count])
+        return keep
+
+    return draw

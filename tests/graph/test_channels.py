@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from autocompress.compress.prune import prune, select_kept
@@ -24,113 +23,11 @@ from autocompress.graph.model_graph import ModelGraph
 
 Keep = dict[str, NDArray[np.intp]]
 Check = Callable[[ModelGraph, Keep, int], None]
+Draw = Callable[..., Keep]
 Case = tuple[Callable[[], tuple[nn.Module, tuple[Tensor, ...]]], Mapping[str, int | str]]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FIXTURES_ARE_SESSION_WIDE = [HealthCheck.function_scoped_fixture]
 node = helper.make_node
-
-
-def masked(graph: ModelGraph, keep: Keep) -> ModelGraph:
-    """The whole graph with removed channels masked, written without any of the package's slicing.
-
-    What makes a removed channel gives NaN, and parameters of removed channels are NaN, so that NaN shows how far the
-    channel reaches; every layer with a weight takes NaN for zero, a convolution the whole channel that holds it. NaN in
-    an output means that something other than a layer's weight mixed a removed channel into one that stays.
-    """
-    proto = onnx.load_from_string(graph.to_bytes())
-    weights = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in proto.graph.initializer}
-    lost: dict[tuple[str, int], list[int]] = {}
-    for group in graph.groups():
-        gone = np.delete(np.arange(group.channels), keep.get(group.name, np.arange(group.channels)))
-        for member in group.members:
-            lost.setdefault((member.initializer, member.axis), []).extend(member.indices[gone].ravel().tolist())
-    of_layers = {name for n in proto.graph.node if n.op_type in LAYERS for name in n.input[:2]}
-    for (name, axis), entries in lost.items():
-        if name not in of_layers and weights[name].dtype.kind == "f":
-            weights[name][(slice(None),) * axis + (entries,)] = np.nan
-    nodes: list[onnx.NodeProto] = []
-    constants = [numpy_helper.from_array(np.zeros((), np.float32), "mask.zero")]
-    for index, item in enumerate(proto.graph.node):
-        position = next((p for p in (1, 0) if item.op_type in LAYERS and item.input[p] in weights), None)
-        if position is None:
-            nodes.append(item)
-            continue
-        source, result = item.input[1 - position], item.output[0]
-        out, channels = _layer(item, position, weights[item.input[position]], lost)
-        rank = len(graph.value_shape(source) or ())
-        others = np.arange(2, rank) if item.op_type.startswith("Conv") else np.zeros(0, np.int64)
-        nan = np.zeros(channels, np.float32)
-        nan[out] = np.nan
-        trailing = (weights[item.input[1]].ndim - 2) if item.op_type.startswith("Conv") else int(position == 0)
-        constants += [
-            numpy_helper.from_array(others, f"mask.axes{index}"),
-            numpy_helper.from_array(nan.reshape(-1, *[1] * trailing), f"mask.nan{index}"),
-        ]
-        layer = onnx.NodeProto()
-        layer.CopyFrom(item)
-        layer.input[1 - position], layer.output[0] = f"mask.in{index}", f"mask.out{index}"
-        nodes += [
-            node("ReduceSum", [source, f"mask.axes{index}"], [f"mask.sum{index}"], noop_with_empty_axes=1),
-            node("Equal", [f"mask.sum{index}"] * 2, [f"mask.real{index}"]),
-            node("Where", [f"mask.real{index}", source, "mask.zero"], [f"mask.in{index}"]),
-            layer,
-            node("Add", [f"mask.out{index}", f"mask.nan{index}"], [result]),
-        ]
-    del proto.graph.node[:], proto.graph.initializer[:]
-    proto.graph.node.extend(nodes)
-    proto.graph.initializer.extend([*(numpy_helper.from_array(a, n) for n, a in weights.items()), *constants])
-    return ModelGraph(ir.from_proto(proto))
-
-
-def _layer(
-    item: onnx.NodeProto, position: int, weight: NDArray[Any], lost: Mapping[tuple[str, int], list[int]]
-) -> tuple[list[int], int]:
-    """Output channels of a layer that are removed, and how many there are in all."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in item.attribute}
-    name = item.input[position]
-    if item.op_type == "ConvTranspose":
-        groups, each = attributes.get("group", 1), weight.shape[1]
-        gone = {g * each + c for g in range(groups) for c in lost.get((name, 1), [])}
-        if groups == weight.shape[0] > 1:
-            gone |= {g * each + c for g in lost.get((name, 0), []) for c in range(each)}
-        return sorted(gone), groups * each
-    first = item.op_type == "Conv" or attributes.get("transB", 0) or position == 0
-    return lost.get((name, 0 if first else 1), []), weight.shape[0 if first else 1]
-
-
-@pytest.fixture
-def check(run_onnx: Callable[..., list[NDArray[Any]]], noise: Callable[..., list[NDArray[Any]]]) -> Check:
-    """Pruned in ONNX Runtime equals masked in torch."""
-
-    def compare(graph: ModelGraph, keep: Keep, seed: int = 0) -> None:
-        pruned = prune(graph, keep)
-        proto = onnx.load_from_string(pruned.to_bytes())
-        onnx.checker.check_model(proto)
-        # Strict inference complains where a shape that the graph states is not the one its operators give.
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        inputs = noise(graph, seed)
-        found = run_onnx(pruned, inputs)
-        with torch.no_grad():
-            wanted = masked(graph, keep).to_torch().eval()(*map(torch.from_numpy, inputs))
-        for ours, theirs in zip(found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
-            reference = theirs.numpy()
-            assert ours.shape == reference.shape
-            assert not np.isnan(reference).any(), "a removed channel reaches one that stays"
-            np.testing.assert_array_less(np.abs(ours - reference).max(), 1e-4 * np.abs(reference).max() + 1e-12)
-
-    return compare
-
-
-def random_keep(graph: ModelGraph, seed: int, share: float = 0.8) -> Keep:
-    """Any number of any units, for about ``share`` of the groups."""
-    rng = np.random.default_rng(seed)
-    keep = {}
-    for group in graph.groups():
-        if group.prunable and rng.random() < share:
-            count = int(rng.integers(1, group.channels + 1))
-            keep[group.name] = np.sort(rng.permutation(group.channels)[:count])
-    return keep
 
 
 def described(graph: ModelGraph) -> dict[str, int | str]:
@@ -140,7 +37,9 @@ def described(graph: ModelGraph) -> dict[str, int | str]:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=FIXTURES_ARE_SESSION_WIDE)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_pruning_any_channels_of_a_network_equals_masking_them(network: ModelGraph, check: Check, seed: int) -> None:
+def test_pruning_any_channels_of_a_network_equals_masking_them(
+    network: ModelGraph, check: Check, random_keep: Draw, seed: int
+) -> None:
     check(network, random_keep(network, seed), seed)
 
 
@@ -154,7 +53,7 @@ def test_every_group_can_go_down_to_one_unit(network: ModelGraph, check: Check) 
     check(network, {group.name: np.array([group.channels - 1]) for group in network.groups() if group.prunable}, 0)
 
 
-def test_pruning_a_pruned_network_equals_masking_it(network: ModelGraph, check: Check) -> None:
+def test_pruning_a_pruned_network_equals_masking_it(network: ModelGraph, check: Check, random_keep: Draw) -> None:
     pruned = prune(network, random_keep(network, 1))
     check(pruned, random_keep(pruned, 2), 3)
 
@@ -182,7 +81,7 @@ def test_a_transformer_loses_heads_and_hidden_neurons(network_named: Callable[[s
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("convnext", "LayerNormalization"), ("bert", "LayerNormalization"), ("gpt", "LayerNormalization"), ("vit", "Expand")],
+    [("convnext", "LayerNorm"), ("bert", "LayerNorm"), ("gpt", "LayerNorm"), ("vit", "Expand")],
 )
 def test_the_width_is_blocked_by_what_normalizes_or_repeats_it(
     network_named: Callable[[str], ModelGraph], name: str, reason: str
@@ -786,7 +685,7 @@ CASES: dict[str, Case] = {
             ),
             (torch.zeros(2, 4, 3, 8, 8),),
         ),
-        {"a": 8, "b": "has sizes that do not agree", "fc": OUT},
+        {"a": 8, "b": 6, "fc": OUT},
     ),
     "an embedding beside a layer": (
         lambda: (
@@ -827,7 +726,9 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_network_is_pruned_right_or_blocked_for_a_reason(name: str, export: Any, check: Check) -> None:
+def test_a_network_is_pruned_right_or_blocked_for_a_reason(
+    name: str, export: Any, check: Check, random_keep: Draw
+) -> None:
     make, wanted = CASES[name]
     torch.manual_seed(0)
     module, examples = make()
@@ -922,7 +823,13 @@ def test_a_matrix_with_an_open_inner_size_stays_whole(write: Any) -> None:
     ids=lambda value: value[0].op_type if isinstance(value, list) else "",
 )
 def test_an_operator_hands_channels_on_or_blocks_them(
-    write: Any, check: Check, nodes: list[onnx.NodeProto], extra: dict[str, NDArray[Any]], outcome: int | str, axis: int
+    write: Any,
+    check: Check,
+    random_keep: Draw,
+    nodes: list[onnx.NodeProto],
+    extra: dict[str, NDArray[Any]],
+    outcome: int | str,
+    axis: int,
 ) -> None:
     rng = np.random.default_rng(0)
     weights = {"w": rng.normal(size=(8, 3, 1, 1)).astype(np.float32), **extra}
