@@ -78,7 +78,8 @@ def factorize(weight: Matrix, method: str, ranks: Sequence[int], found: Sequence
     out, into, *kernel = weight.shape
     ones = [1] * len(kernel)
     if method == "tucker2":
-        inner, outer = (item.vectors[:, :rank] for item, rank in zip(found, ranks, strict=True))
+        sides = zip(_unfoldings(weight, method), found, ranks, strict=True)
+        inner, outer = (_left(matrix, item, rank) for matrix, item, rank in sides)
         core = np.moveaxis(np.tensordot(outer, weight, (0, 0)), 1, -1) @ inner
         return [
             inner.T.reshape(ranks[0], into, *ones),
@@ -115,6 +116,13 @@ def _unfoldings(weight: Matrix, method: str) -> tuple[Matrix, ...]:
         height, width = kernel
         return (weight.transpose(1, 2, 0, 3).reshape(into * height, out * width),)
     return np.moveaxis(weight, 1, 0).reshape(into, -1), weight.reshape(out, -1)
+
+
+def _left(matrix: Matrix, spectrum: Spectrum, rank: int) -> Matrix:
+    """``(m, r)`` leading left singular vectors of an ``(m, n)`` matrix, orthonormal even where nothing is left."""
+    if matrix.shape[0] <= matrix.shape[1]:
+        return spectrum.vectors[:, :rank]
+    return np.linalg.qr(matrix @ spectrum.vectors[:, :rank])[0]
 
 
 def _two_factors(matrix: Matrix, spectrum: Spectrum, rank: int) -> tuple[Matrix, Matrix]:

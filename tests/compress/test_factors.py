@@ -40,6 +40,15 @@ def test_full_rank_is_the_weight_itself(method: str) -> None:
     np.testing.assert_allclose(made(weight, method, *ranks), weight, atol=1e-10)
 
 
+@pytest.mark.parametrize("shape", [(20, 2, 3, 3), (2, 20, 3, 3), (6, 6, 1, 3), (1, 1, 3, 3)])
+def test_tucker2_of_a_lopsided_weight_is_the_weight_itself_at_full_rank(shape: tuple[int, ...]) -> None:
+    weight = weight_of(*shape)
+    found = spectra(weight, "tucker2")
+    ranks = [len(item.energies) for item in found]
+    np.testing.assert_allclose(made(weight, "tucker2", *ranks), weight, atol=1e-10)
+    assert relative_error(weight, "tucker2", ranks, found) < 1e-6
+
+
 @pytest.mark.parametrize("method", SHAPES)
 def test_all_energy_is_the_weight_itself(method: str) -> None:
     weight = weight_of(*SHAPES[method])
