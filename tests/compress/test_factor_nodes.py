@@ -110,3 +110,12 @@ def test_the_last_factor_writes_the_same_value_with_the_bias(net: Any) -> None:
     assert last.name == "a.2"
     assert [value.name for value in last.inputs] == ["a.1", "a.2.weight", "a.bias"]
     assert last.outputs[0].name == "a"
+
+
+def test_factors_of_a_layer_that_its_node_names_carry_that_name(net: Any) -> None:
+    made = net(5, 8, 8)
+    made.node("Conv", ["x", made.constant("onnx::Conv_5", made.normal(7, 5, 3, 3))], "y")
+    graph = made.graph("y").clone()
+    graph.model.graph[0].name = "/conv/Conv"
+    found = apart(ModelGraph(graph.model), "spatial")
+    assert [layer.name for layer in found.layers()] == ["/conv/Conv.0", "/conv/Conv.1"]

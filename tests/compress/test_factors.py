@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autocompress.compress.factors import Spectrum, factorize, relative_error, spectra
+from autocompress.compress.factors import Spectrum, factorize, ranks_by_ratio, relative_error, spectra
 from autocompress.core.rank_plan import RankPlan
 
 Weight = NDArray[np.float64]
@@ -127,6 +127,14 @@ def test_as_few_singular_values_stay_as_hold_the_energy(share: float) -> None:
     rank, total = spectrum.rank(RankPlan(energy=share)), spectrum.energies.sum()
     assert spectrum.energies[:rank].sum() >= share * total
     assert spectrum.energies[: rank - 1].sum() < share * total
+
+
+@pytest.mark.parametrize("method", SHAPES)
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 1.0])
+def test_a_ratio_means_the_same_before_the_weight_is_seen(method: str, ratio: float) -> None:
+    found = spectra(weight_of(*SHAPES[method]), method)
+    wanted = tuple(item.rank(RankPlan(ratio=ratio)) for item in found)
+    assert ranks_by_ratio(SHAPES[method], method, ratio) == wanted
 
 
 def test_a_ratio_is_of_the_full_rank_and_leaves_one_at_least() -> None:
