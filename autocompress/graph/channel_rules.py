@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from autocompress.core.layer import Role
 from autocompress.graph import channel_layout as layout
+from autocompress.graph import channel_products as products
 from autocompress.graph.channel_tracker import (
     Axis,
     ChannelTracker,
@@ -55,19 +56,6 @@ def _give_up(tracker: ChannelTracker, node: ir.Node, reason: str) -> None:
             tracker.set_axes(value, [f"comes out of {title(node)}"] * len(value.shape))
 
 
-def _weight(tracker: ChannelTracker, node: ir.Node, position: int) -> tuple[ir.Value, list[Ids]]:
-    """A weight and the ids of its axes; kernel axes, after the second, stay whole."""
-    value = node.inputs[position]
-    if value is None or not value.is_initializer():
-        raise NotFollowedError("has a weight that is computed at run time")
-    axes = [axis for axis in tracker.axes(value) if not isinstance(axis, str)]
-    if len(axes) < 2:
-        raise NotFollowedError("has a weight of fewer than two axes")
-    for axis in axes[2:]:
-        tracker.block(axis, f"is a kernel axis of {title(node)}")
-    return value, axes
-
-
 def _join_bias(tracker: ChannelTracker, node: ir.Node, position: int, channels: Axis) -> None:
     bias = node.inputs[position] if position < len(node.inputs) else None
     if bias is not None:
@@ -82,7 +70,7 @@ def _couple_across(tracker: ChannelTracker, node: ir.Node, ids: Ids, groups: int
 
 
 def _conv(tracker: ChannelTracker, node: ir.Node) -> None:
-    weight, (out, into, *_) = _weight(tracker, node, 1)
+    weight, (out, into, *_) = products.weight_of(tracker, node, 1)
     source = tracker.axes(node.inputs[0])
     sizes(node.inputs[0])  # pruning reads and writes shapes around a convolution
     sizes(node.outputs[0])
@@ -103,7 +91,7 @@ def _conv(tracker: ChannelTracker, node: ir.Node) -> None:
 
 
 def _conv_transpose(tracker: ChannelTracker, node: ir.Node) -> None:
-    weight, (into, out_of_group, *_) = _weight(tracker, node, 1)
+    weight, (into, out_of_group, *_) = products.weight_of(tracker, node, 1)
     source = tracker.axes(node.inputs[0])
     groups = node.attributes.get_int("group", 1)
     tracker.couple(source[1], into, node)
@@ -119,98 +107,6 @@ def _conv_transpose(tracker: ChannelTracker, node: ir.Node) -> None:
     tracker.producers.append((node, out))
     _join_bias(tracker, node, 2, out)
     tracker.set_axes(node.outputs[0], (source[0], out, *layout.positions(tracker, node, source[2:])))
-
-
-def _gemm(tracker: ChannelTracker, node: ir.Node) -> None:
-    weight, axes = _weight(tracker, node, 1)
-    into_axis = 1 if node.attributes.get_int("transB", 0) else 0
-    out_axis = 1 - into_axis
-    source = tracker.axes(node.inputs[0])
-    rows, inner = reversed(source) if node.attributes.get_int("transA", 0) else source
-    tracker.couple(inner, axes[into_axis], node)
-    tracker.set_role(weight, into_axis, "in")
-    tracker.set_role(weight, out_axis, "out")
-    out = axes[out_axis]
-    tracker.producers.append((node, out))
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None:
-        given = tracker.axes(bias)
-        for axis, size, joined in zip(reversed(given), reversed(sizes(bias)), (out, rows), strict=False):
-            if size != 1 or (joined is out and out.size == 1):
-                tracker.couple(joined, axis, node)
-        if given:
-            tracker.set_role(bias, len(given) - 1, "bias")
-    tracker.set_axes(node.outputs[0], (rows, out))
-
-
-def _mat_mul(tracker: ChannelTracker, node: ir.Node) -> None:
-    left, right = node.inputs
-    if not any(value is not None and value.is_initializer() for value in node.inputs):
-        _product(tracker, node)
-        return
-    if right is not None and right.is_initializer():
-        weight, axes = _weight(tracker, node, 1)
-        *rest, inner = tracker.axes(left)
-        into_axis, result = 0, [*rest, axes[1]]
-    else:
-        weight, axes = _weight(tracker, node, 0)
-        if len(tracker.axes(right)) < 2:
-            raise NotFollowedError("multiplies a vector")
-        *rest, inner, columns = tracker.axes(right)
-        into_axis, result = 1, [*rest, axes[0], columns]
-    if len(axes) != 2:
-        raise NotFollowedError("has a weight of more than two axes")
-    tracker.couple(inner, axes[into_axis], node)
-    tracker.set_role(weight, into_axis, "in")
-    tracker.set_role(weight, 1 - into_axis, "out")
-    tracker.producers.append((node, axes[1 - into_axis]))
-    tracker.set_axes(node.outputs[0], result)
-
-
-def _product(tracker: ChannelTracker, node: ir.Node) -> None:
-    """MatMul of two computed values, as in attention: what is summed over stays, everything else goes on."""
-    (*left_batch, rows, inner), (*right_batch, other, columns) = _matrices(tracker, node)
-    for axis in (inner, other):
-        tracker.block(axis, f"is summed over by {title(node)}")
-    shapes = [sizes(value)[:-2] for value in node.inputs]
-    depth = max(len(left_batch), len(right_batch))
-    result: list[Axis] = []
-    for back in range(depth, 0, -1):
-        met = [
-            (shape[-back], batch[-back])
-            for shape, batch in zip(shapes, (left_batch, right_batch), strict=True)
-            if len(shape) >= back
-        ]
-        wide = [axis for size, axis in met if size != 1]
-        result.append(tracker.couple_all(wide or [axis for _, axis in met], node))
-    tracker.set_axes(node.outputs[0], [*result, rows, columns])
-
-
-def _matrices(tracker: ChannelTracker, node: ir.Node) -> list[tuple[Axis, ...]]:
-    found = [tracker.axes(value) for value in node.inputs]
-    if any(len(axes) < 2 for axes in found):
-        raise NotFollowedError("multiplies a vector")
-    return found
-
-
-def _einsum(tracker: ChannelTracker, node: ir.Node) -> None:
-    """Letters that stay go on, and couple where several inputs have them; letters that are summed over stay whole."""
-    inputs, arrow, output = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if not arrow or "." in inputs or any(len(set(term)) < len(term) for term in (*terms, output)):
-        raise NotFollowedError("has an equation that is not followed")
-    met: dict[str, list[Axis]] = {}
-    for value, term in zip(node.inputs, terms, strict=True):
-        for letter, size, axis in zip(term, sizes(value), tracker.axes(value), strict=True):
-            if size == 1 and letter in met:
-                tracker.block(axis, f"is repeated by {title(node)}")
-            else:
-                met.setdefault(letter, []).append(axis)
-    joined = {letter: tracker.couple_all(axes, node) for letter, axes in met.items()}
-    for letter, axis in joined.items():
-        if letter not in output:
-            tracker.block(axis, f"is summed over by {title(node)}")
-    tracker.set_axes(node.outputs[0], [joined[letter] for letter in output])
 
 
 def _whole(tracker: ChannelTracker, node: ir.Node) -> None:
@@ -345,12 +241,12 @@ RULES: dict[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": layout.depth_to_space,
-    "Einsum": _einsum,
+    "Einsum": products.einsum,
     "Expand": layout.expand,
     "Flatten": layout.reshape,
     "GRU": _whole,
     "Gather": layout.gather,
-    "Gemm": _gemm,
+    "Gemm": products.gemm,
     "Hardmax": _over_axis(-1),
     "InstanceNormalization": _channel_normalization,
     "LRN": _over_axis(1),
@@ -358,7 +254,7 @@ RULES: dict[str, Rule] = {
     "LayerNormalization": _layer_normalization,
     "LogSoftmax": _over_axis(-1),
     "LpNormalization": _over_axis(-1),
-    "MatMul": _mat_mul,
+    "MatMul": products.mat_mul,
     "Pad": layout.pad,
     "RNN": _whole,
     "Reshape": layout.reshape,

@@ -21,6 +21,7 @@ from autocompress.compress.prune import prune
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import OPSET, normalize
+from autocompress.graph.quiet import quiet
 from autocompress.zoo.audio import audio_tiny
 from autocompress.zoo.bert import bert_tiny
 from autocompress.zoo.convnext import convnext_tiny
@@ -147,6 +148,24 @@ def convolutional(request: pytest.FixtureRequest) -> ModelGraph:
 @pytest.fixture(scope="session")
 def network_named() -> Callable[[str], ModelGraph]:
     return _network
+
+
+@pytest.fixture(scope="session")
+def network_by_dynamo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelGraph]:
+    """A network by way of torch.export and a .pt2 file, in place of the TorchScript exporter."""
+
+    def make(name: str) -> ModelGraph:
+        factory, examples = NETWORKS[name]
+        torch.manual_seed(0)
+        module, inputs = uneven(factory()), examples()
+        batch = torch.export.Dim("batch", min=1)
+        path = tmp_path_factory.mktemp("programs") / f"{name}.pt2"
+        with quiet():
+            program = torch.export.export(module, inputs, dynamic_shapes=({0: batch},) * len(inputs))
+        torch.export.save(program, path)
+        return load_model(path)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from autocompress import api
 from autocompress.graph.importing import load_model
+from autocompress.graph.model_graph import ModelGraph
 from autocompress.zoo.audio import audio_m5, audio_tiny
 from autocompress.zoo.bert import bert_base, bert_tiny, minilm
 from autocompress.zoo.convnext import convnext_small, convnext_tiny
@@ -82,6 +86,13 @@ LARGE: list[tuple[Builder, Inputs, list[tuple[int, ...]]]] = [
 ]
 
 
+@functools.cache
+def exported(build: Builder, inputs: Inputs) -> tuple[nn.Module, ModelGraph]:
+    torch.manual_seed(0)
+    net = build().eval()
+    return net, load_model(net, inputs)
+
+
 def builder_name(value: object) -> str | None:
     return str(value.__name__) if hasattr(value, "__name__") else ""
 
@@ -118,8 +129,7 @@ def test_parameters_are_about_those_of_the_papers(build: Builder, millions: floa
 def test_an_export_leaves_the_batch_open_and_names_layers_after_modules(
     build: Builder, inputs: Inputs, shapes: list[tuple[int, ...]]
 ) -> None:
-    net = build().eval()
-    graph = load_model(net, inputs)
+    net, graph = exported(build, inputs)
     assert graph.batch_axis_dynamic
     assert [graph.value_shape(name) for name in graph.output_names] == [(None, *shape[1:]) for shape in shapes]
     kinds = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -127,3 +137,16 @@ def test_an_export_leaves_the_batch_open_and_names_layers_after_modules(
     layers = {layer.name for layer in graph.layers()}
     # The head of the GPT has no weight of its own: it is that of the embedding, transposed.
     assert layers ^ modules <= ({"head", "/head/MatMul"} if build is gpt_tiny else set())
+
+
+@pytest.mark.parametrize(("build", "inputs", "shapes"), SMALL, ids=builder_name)
+def test_analysis_lists_every_layer_and_group(
+    build: Builder, inputs: Inputs, shapes: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    _, graph = exported(build, inputs)
+    path = tmp_path / "model.onnx"
+    graph.save(path)
+    found = api.analyze(str(path), target="raspberry-pi-4b")
+    assert [layer["name"] for layer in found["layers"]] == [layer.name for layer in graph.layers()]
+    assert [group["name"] for group in found["groups"]] == [group.name for group in graph.groups()]
+    assert [group["blocked"] for group in found["groups"]] == [group.blocked for group in graph.groups()]
