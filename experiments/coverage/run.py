@@ -203,9 +203,9 @@ Made by `python experiments/coverage/run.py`; figures with intervals are in `exp
 
 Each cell: error of the outputs (root mean square, relative) / size / latency, the last two as a share of the
 uncompressed network's. The networks are compact and have random weights, so an error says what a technique does to the
-numbers, not what a healed network would lose. Latency is measured on one thread of the machine that made this page, batch
-1, interleaved; for networks this small it says no more than whether a technique slows them down. Sparse weights run at
-dense speed in ONNX Runtime: they save bytes or nothing.
+numbers, not what a healed network would lose. Latency is measured on one thread of the machine that made this page, for
+one sample, interleaved; for networks this small it says no more than whether a technique slows them down. Sparse
+weights run at dense speed in ONNX Runtime: they save bytes or nothing.
 
 {table(rows)}
 """
