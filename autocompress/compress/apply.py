@@ -1,6 +1,6 @@
 """From a plan to the artifact's graph, in a fixed order.
 
-Prune, skip blocks, take layers of low rank apart, set weights to zero, (heal,) fold BatchNormalization, quantize.
+Prune, skip blocks, take layers of low rank apart, set weights to zero, (heal,) fold BatchNormalization, equalize, quantize.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.compress.adaround import round_layers, with_possible_rounding
 from autocompress.compress.calibrate import Calibration, calibrate
+from autocompress.compress.equalize import equalize
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.compress.importance import channel_scores
 from autocompress.compress.importance.rewind import rewound
@@ -24,7 +26,7 @@ from autocompress.compress.prune import kept_values, prune, select_kept
 from autocompress.compress.quantize import NO_DATA, quantize
 from autocompress.compress.ranges import EXTREMES
 from autocompress.compress.sparsify import sparse_layers, sparsify, store_sparse
-from autocompress.compress.weights import WeightCache
+from autocompress.compress.weights import QuantizedWeight, WeightCache
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.protocols import Dataset
@@ -96,6 +98,8 @@ class Compressor:
         self._pruned: _Recent[tuple[ModelGraph, dict[str, LayerRank]]] = _Recent(_GRAPHS)
         # A graph stands for itself: the entry keeps it alive, so no other can have its id.
         self._folded: _Recent[tuple[ModelGraph, ModelGraph]] = _Recent(_GRAPHS)
+        self._equal: _Recent[tuple[ModelGraph, ModelGraph]] = _Recent(_GRAPHS)
+        self._rounded: _Recent[dict[str, QuantizedWeight]] = _Recent(_GRAPHS)
         self._calibrations: _Recent[Calibration] = _Recent(_CALIBRATIONS)
 
     def kept(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
@@ -155,8 +159,9 @@ class Compressor:
         needs_ranges = any(layer.needs_ranges for layer in layers.values())
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
-        folded = self.folded(float_graph)
-        layers = factor_plans(layers, plan, folded)
+        source = self._equalized(float_graph) if plan.equalize else float_graph
+        folded = self.folded(source)
+        layers = self._with_rounding(factor_plans(layers, plan, folded), plan, folded, draft=draft)
         sparse = [name for name, found in sparse_layers(plan, folded).items() if found.storage == "sparse"]
         if sparse and not layers:
             return store_sparse(folded, sparse)
@@ -165,13 +170,14 @@ class Compressor:
         if needs_ranges and calibration is None and draft:
             try:
                 # Pruning keeps the names of values, so the uncompressed graph's ranges fit in form.
-                ranges = self.calibration(self.graph, plan.calibrator)
+                whole = self._equalized(self.graph) if plan.equalize else self.graph
+                ranges = self.calibration(whole, plan.calibrator)
                 return store_sparse(self._quantized(folded, layers, plan, ranges), sparse)
             except UnknownNameError:
                 pass
         corrects = self._dataset is not None and not draft and any(layer.weight_bits < 8 for layer in layers.values())
         if calibration is None and (needs_ranges or corrects):
-            calibration = self.calibration(float_graph, plan.calibrator)
+            calibration = self.calibration(source, plan.calibrator)
         return store_sparse(self._quantized(folded, layers, plan, calibration), sparse)
 
     def layer_plans(self, plan: CompressionPlan) -> dict[str, LayerPlan]:
@@ -186,6 +192,20 @@ class Compressor:
     def folded(self, float_graph: ModelGraph) -> ModelGraph:
         """The graph with BatchNormalization folded; cached."""
         return self._folded.get(id(float_graph), lambda: (float_graph, fold_batch_norm(float_graph)))[1]
+
+    def _equalized(self, float_graph: ModelGraph) -> ModelGraph:
+        """The folded graph with the ranges of its channels equalized; cached."""
+        return self._equal.get(id(float_graph), lambda: (float_graph, equalize(self.folded(float_graph))))[1]
+
+    def _with_rounding(
+        self, layers: dict[str, LayerPlan], plan: CompressionPlan, folded: ModelGraph, *, draft: bool
+    ) -> dict[str, LayerPlan]:
+        """The layers' plans without a rounding that the graph does not allow; a draft rounds to the nearest."""
+        if not any(layer.rounding == "adaround" for layer in layers.values()):
+            return layers
+        if draft:
+            return {name: replace(layer, rounding="nearest") for name, layer in layers.items()}
+        return with_possible_rounding(folded, layers, named=plan.layers)
 
     def calibration(self, float_graph: ModelGraph, calibrator: str = "minmax") -> Calibration:
         """Activation ranges of a graph that ``calibrator`` can use; cached by the graph's digest.
@@ -211,10 +231,18 @@ class Compressor:
         plan: CompressionPlan,
         calibration: Calibration | None,
     ) -> ModelGraph:
+        rounded = None
+        dataset = self._dataset
+        if dataset is not None and any(layer.rounding == "adaround" for layer in layers.values()):
+            labels = tuple((name, layer.label) for name, layer in layers.items() if layer.rounding == "adaround")
+            rounded = self._rounded.get(
+                (folded.digest, labels), lambda: round_layers(folded, layers, dataset, reduce_range=self._reduce_range)
+            )
         return quantize(
             folded,
             layers,
             calibration,
+            rounded=rounded,
             calibrator=plan.calibrator,
             activation_type=self._activation_type,
             reduce_range=self._reduce_range,

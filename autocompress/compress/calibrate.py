@@ -113,16 +113,16 @@ def calibrate(
     folded = fold_batch_norm(graph)
     observed = {str(value.name): Histogram() for value in observed_values(folded.model.graph)}
     fetched = [name for name in observed if name not in folded.input_names]
-    picks = _picks(folded, len(dataset), samples)
+    picks = spread_picks(folded, len(dataset), samples)
     size = _batch_size(folded, [*observed], batch_size, len(picks))
-    session, held = _session(folded, fetched)
+    session, held = open_session(folded, fetched)
     aliases = _aliases(folded, observed)
     read = {str(node.inputs[0].name) for node in folded.model.graph if weight_value(node) and node.inputs[0]}
     means: dict[str, Any] = dict.fromkeys({aliases.get(name, name) for name in read} & observed.keys(), 0.0)
     for start in range(0, len(picks), size):
         inputs, _ = dataset.batch(picks[start : start + size])
         feed = dict(zip(folded.input_names, inputs, strict=True))
-        arrays = {**feed, **_run(session, fetched, feed)}
+        arrays = {**feed, **run_session(session, fetched, feed)}
         for name, histogram in observed.items():
             histogram.add(arrays[name], count=histograms)
             if not histogram.finite:
@@ -146,10 +146,10 @@ def _aliases(graph: ModelGraph, observed: Mapping[str, Histogram]) -> dict[str, 
     return {name: source for name, source in aliases.items() if source in observed}
 
 
-def _picks(graph: ModelGraph, available: int, samples: int) -> NDArray[np.intp]:
+def spread_picks(graph: ModelGraph, available: int, samples: int) -> NDArray[np.intp]:
     """Sample numbers, evenly spread; whole batches where the graph fixes their size."""
     count = max(1, min(samples, available))
-    fixed = _fixed_batch(graph)
+    fixed = fixed_batch(graph)
     if fixed is not None:
         if available < fixed:
             raise DataError(f"The model takes batches of {fixed}, but there are only {available} samples.")
@@ -158,7 +158,7 @@ def _picks(graph: ModelGraph, available: int, samples: int) -> NDArray[np.intp]:
 
 
 def _batch_size(graph: ModelGraph, names: list[str], batch_size: int, count: int) -> int:
-    fixed = _fixed_batch(graph)
+    fixed = fixed_batch(graph)
     if fixed is not None:
         return fixed
     shapes = (graph.value_shape(name) or () for name in names)
@@ -166,13 +166,19 @@ def _batch_size(graph: ModelGraph, names: list[str], batch_size: int, count: int
     return max(1, min(batch_size, count, BATCH_BYTES // max(1, one)))
 
 
-def _fixed_batch(graph: ModelGraph) -> int | None:
+def fixed_batch(graph: ModelGraph) -> int | None:
+    """The batch that a graph is fixed to, or None."""
     if graph.batch_axis_dynamic:
         return None
     return next((spec.shape[0] for spec in graph.input_specs if spec.shape and spec.shape[0] is not None), None)
 
 
-def _run(session: onnxruntime.InferenceSession, names: list[str], feed: Mapping[str, Any]) -> dict[str, Any]:
+def run_session(session: onnxruntime.InferenceSession, names: list[str], feed: Mapping[str, Any]) -> dict[str, Any]:
+    """The named values of one run.
+
+    Raises:
+        CandidateError: the graph cannot run.
+    """
     try:
         outputs = session.run(names, feed) if names else []
     except Exception as error:  # ONNX Runtime raises classes of its own
@@ -180,7 +186,7 @@ def _run(session: onnxruntime.InferenceSession, names: list[str], feed: Mapping[
     return dict(zip(names, outputs, strict=True))
 
 
-def _session(graph: ModelGraph, names: list[str]) -> tuple[onnxruntime.InferenceSession, list[Any]]:
+def open_session(graph: ModelGraph, names: list[str]) -> tuple[onnxruntime.InferenceSession, list[Any]]:
     """A session that gives all these values, and what must live as long: weights are read where they lie."""
     copy = graph.clone()
     outputs = copy.model.graph.outputs

@@ -65,6 +65,7 @@ def quantize(
     activation_type: str = "uint8",
     reduce_range: bool = False,
     cache: WeightCache | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> ModelGraph:
     """Bring each layer to the precision of its plan.
 
@@ -77,12 +78,14 @@ def quantize(
         activation_type: ``uint8`` or ``int8``, as the runtime is fast with.
         reduce_range: 7-bit weights in place of 8-bit ones for integer compute; x86 without VNNI needs them.
         cache: remembers quantized weights between calls.
+        rounded: layer name to its integers, where its plan rounds with ``adaround``; see
+            :func:`autocompress.compress.adaround.round_layers`.
 
     Returns:
         A new graph; inputs and outputs stay float32. The same arguments give the same bytes.
 
     Raises:
-        PlanError: 8-bit activations without calibration.
+        PlanError: 8-bit activations without calibration, or ``adaround`` without what it rounded.
         UnknownNameError: an unknown calibrator, activation type or layer.
         CandidateError: a weight is past float16's range.
     """
@@ -97,11 +100,13 @@ def quantize(
     weights = {node: weight_of(node.inputs[1]) for node in layers}
     editor = Editor(copy.model.graph)
     cache = cache if cache is not None else WeightCache()
-    made = {
-        node: _make(node, plan, weights[node], cache, reduce_range=reduce_range and plan.activation_bits == 8)
-        for node, plan in layers.items()
-        if plan.weight_bits <= 8
-    }
+    made: dict[ir.Node, QuantizedWeight | GroupedWeight] = {}
+    for node, plan in layers.items():
+        if plan.rounding == "adaround":
+            made[node] = _given(names[str(node.name)], rounded)
+        elif plan.weight_bits <= 8:
+            narrow = reduce_range and plan.activation_bits == 8
+            made[node] = _make(node, plan, weights[node], cache, reduce_range=narrow)
     integer = {node: plan for node, plan in layers.items() if plan.needs_ranges}
     if calibration is not None:
         for node, plan in layers.items():
@@ -236,6 +241,13 @@ class _IntegerMaker:
             attributes=None if quantized.per_tensor else {"axis": axis},
         )
         node.replace_input_with(index, real)
+
+
+def _given(name: str, rounded: Mapping[str, QuantizedWeight] | None) -> QuantizedWeight:
+    """The integers of a layer that are not its nearest ones."""
+    if rounded is None or name not in rounded:
+        raise PlanError(f"Rounding 'adaround' of layer {name!r} needs data: pass --data, or use rounding 'nearest'.")
+    return rounded[name]
 
 
 def _make(

@@ -23,7 +23,8 @@ def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedW
     shape = [1] * len(sizes)
     shape[quantized.axis] = -1
     stored = editor.constant(packed_tensor(quantized.values, bits, f"{name}_q{bits}"))
-    scale = editor.array(quantized.scale.reshape(shape), f"{name}_scale")
+    steps = quantized.scale[:1].reshape(()) if quantized.per_tensor else quantized.scale.reshape(shape)
+    scale = editor.array(steps, f"{name}_scale")
     integers = editor.before(
         node, "Cast", [stored], f"{name}_f", ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)}
     )

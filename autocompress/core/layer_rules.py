@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("channel", "tensor", "block")
 FORMATS = ("uniform", "codebook", "log", "power_of_two")
-ROUNDINGS = ("nearest",)
+ROUNDINGS = ("nearest", "adaround")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 #: Bits that a file holds for as many that are asked for: the narrowest type of ONNX that takes them.
 STORED_BITS = {8: 8, 6: 8, 4: 4, 3: 4, 2: 2}

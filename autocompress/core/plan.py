@@ -191,6 +191,7 @@ class CompressionPlan:
             way where None.
         calibrator: how activation ranges are chosen, one of :data:`CALIBRATORS`.
         distillation: how to heal; None leaves weights as they are.
+        equalize: whether neighbouring convolutions share the ranges of their channels before they are quantized.
     """
 
     layers: Mapping[str, LayerPlan] = field(default_factory=dict)
@@ -200,8 +201,11 @@ class CompressionPlan:
     aggregation: str | None = None
     calibrator: str = "minmax"
     distillation: DistillationPlan | None = None
+    equalize: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.equalize, bool):
+            raise PlanError(f"`equalize` must be true or false, but got {self.equalize!r}.")
         if self.importance not in IMPORTANCES:
             raise PlanError(f"`importance` must be one of {IMPORTANCES}, but got {self.importance!r}.")
         if self.aggregation is not None and self.aggregation not in AGGREGATIONS:
@@ -288,6 +292,8 @@ class CompressionPlan:
         }
         if self.aggregation is not None:
             result["aggregation"] = self.aggregation
+        if self.equalize:
+            result["equalize"] = True
         if self.skip:
             result["skip"] = list(self.skip)
         if self.distillation is not None:
@@ -305,7 +311,17 @@ class CompressionPlan:
         Raises:
             PlanError: a wrong type, key, value or version.
         """
-        known = ("version", "layers", "prune", "skip", "importance", "aggregation", "calibrator", "distillation")
+        known = (
+            "version",
+            "layers",
+            "prune",
+            "skip",
+            "importance",
+            "aggregation",
+            "calibrator",
+            "distillation",
+            "equalize",
+        )
         values = _mapping(data, "plan", known)
         version = values.pop("version", PLAN_VERSION)
         if version != PLAN_VERSION:

@@ -35,11 +35,12 @@ PLANS = st.builds(
     layers=st.fixed_dictionaries({}, optional=dict.fromkeys(("*", "a", "b", "fc"), LAYERS)),
     prune=st.sampled_from([{}, {"*": 0.5}, {"a": 0.25}]),
     calibrator=st.sampled_from(CALIBRATORS),
+    equalize=st.booleans(),
 )
 
 
 @given(PLANS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_json_rebuilds_the_same_bytes(plan: CompressionPlan) -> None:
     graph, data = SMALL
     first = compress(graph, plan, dataset=data).to_bytes()

@@ -48,6 +48,7 @@ def valid_layers() -> list[LayerPlan]:
         ({"activation_bits": 8, "format": "codebook"}, "but got format 'codebook' with activation_bits=8"),
         ({"format": "codebook", "symmetric": False}, "but got format 'codebook' with symmetric=False"),
         ({"weight_bits": 8, "format": "power_of_two"}, "at most 6 bits.*but got weight_bits=8"),
+        ({"rounding": "adaround", "granularity": "block"}, "'adaround' needs uniform symmetric.*granularity 'block'"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_rule_and_value(fields: dict[str, Any], message: str) -> None:
