@@ -106,8 +106,13 @@ def compress(
     data: str | None = None,
     report: str | Path | None = None,
     rewind_to: Any = None,
+    target: str = "local",
+    runtime: str | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Apply one plan to a model and write the artifact.
+
+    With a search's data, target, runtime and seed it makes that search's artifact again, byte for byte.
 
     Args:
         model: a model spec, or an ``nn.Module``.
@@ -117,6 +122,9 @@ def compress(
             healed as the plan says. Without it weights are only sliced and packed.
         report: where the result goes as JSON too.
         rewind_to: the model early in its training; importance ``lottery`` gives what it keeps the weights it had there.
+        target: integers are of the kind that is fast there.
+        runtime: one of the target's.
+        seed: of healing, and of importances that sample.
 
     Returns:
         ``layers`` (name to what it became; ``fallback`` says why a layer in blocks is unpacked at load), ``kept``
@@ -130,7 +138,9 @@ def compress(
     from autocompress.compress.low_rank import factor_plans
     from autocompress.compress.matmul_nbits import fallbacks
     from autocompress.compress.prune import kept_entries
+    from autocompress.cost.roofline import Roofline
     from autocompress.evaluate.data import load_data
+    from autocompress.graph.source_layout import kept_in_file
     from autocompress.loading import load_graph, load_place
     from autocompress.recover.staged import StagedHealing
 
@@ -144,19 +154,25 @@ def compress(
     bundle = None if data is None else load_data(data)
     graph = load_graph(model, bundle)
     # Which integers are fast is measured only where integers are asked for.
-    spec = load_place("local").spec if any(p.activation_bits == 8 for p in plan.layers.values()) else None
+    asks = any(p.activation_bits == 8 for p in plan.layers.values())
+    place = load_place(target, None, runtime) if asks or target != "local" or runtime else None
+    spec = None if place is None else place.spec
+    if place is not None and target != "local":
+        # Raises where the target has no kernel for what the plan asks.
+        Roofline(place.target, place.spec).estimate(graph, plan)
     compressor = Compressor(
         graph,
         dataset=None if bundle is None else bundle.train,
         activation_type="uint8" if spec is None else spec.activation_type,
         reduce_range=spec is not None and spec.reduce_range,
+        seed=seed,
         early_weights=None if rewind_to is None else load_graph(rewind_to, bundle).initializers,
     )
     compressor.layer_plans(plan)
     pruned = compressor.pruned(plan)
     healed = pruned
     if bundle is not None and plan.restructures:
-        healed = StagedHealing(graph, bundle.train, kept=compressor.kept_values).heal(pruned, plan)
+        healed = StagedHealing(graph, bundle.train, seed=seed, kept=compressor.kept_values).heal(pruned, plan)
     artifact = compressor.finish(healed, plan)
     artifact.save(out)
     layers = compressor.layer_plans(plan)
@@ -169,6 +185,9 @@ def compress(
     shapes |= {layer.name: list(layer.weight_shape) for layer in pruned.layers()}
     skipped = [block for block in graph.blocks() if block.name in plan.skip]
     gone = {name for block in skipped for name in block.initializers}
+    kept = {k: axes for k, axes in kept_entries(graph, compressor.kept(plan)).items() if k not in gone}
+    if str(model).lower().endswith(".onnx"):
+        kept = kept_in_file(model, kept)
     result = {
         "layers": {
             layer.name: {
@@ -182,11 +201,7 @@ def compress(
             for layer in graph.layers()
             if layer.name in shapes
         },
-        "kept": {
-            name: {str(axis): kept for axis, kept in axes.items()}
-            for name, axes in kept_entries(graph, compressor.kept(plan)).items()
-            if name not in gone
-        },
+        "kept": {name: {str(axis): entries for axis, entries in axes.items()} for name, axes in kept.items()},
         "skipped": {
             block.name: {"layers": list(block.layers), "removed": sorted(block.initializers)} for block in skipped
         },
@@ -195,7 +210,10 @@ def compress(
         "plan": plan.to_dict(),
     }
     if report is not None:
-        Path(report).write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        try:
+            Path(report).write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"The report {str(report)!r} cannot be written: {error.strerror}.") from error
     return result
 
 
@@ -249,6 +267,11 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
 
     place = load_place(target, None, runtime)
     graph = load_graph(model)
+    if plan.ranks:
+        raise PlanError(
+            f"Low-rank factors have no estimate yet (layer {next(iter(plan.ranks))!r}): leave `rank` out, or compress and "
+            "measure."
+        )
     roofline, sizes = Roofline(place.target, place.spec), SizeModel()
     latency, size = roofline.estimate(graph, plan), sizes.estimate(graph, plan)
     base = roofline.estimate(graph, CompressionPlan())

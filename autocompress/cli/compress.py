@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli.options import DataOption, ModelArgument, PlanOption, read_plan
+from autocompress.cli.options import DataOption, ModelArgument, PlanOption, RuntimeOption, read_plan
 
 
 def compress(
@@ -18,6 +18,9 @@ def compress(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON of what was done to each layer and channel.")
     ] = None,
+    target: Annotated[str, typer.Option("--target", metavar="T", help="Whose fast integers are used.")] = "local",
+    runtime: RuntimeOption = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of healing; that of the search, to repeat it.")] = 0,
     rewind_to: Annotated[
         str | None,
         typer.Option("--rewind-to", metavar="MODEL", help="Early weights that importance `lottery` starts again from."),
@@ -28,7 +31,9 @@ def compress(
     from autocompress import api
     from autocompress.cli.rows import size_text
 
-    result = api.compress(model, wanted, out=out, data=data, report=report, rewind_to=rewind_to)
+    result = api.compress(
+        model, wanted, out=out, data=data, report=report, target=target, runtime=runtime, seed=seed, rewind_to=rewind_to
+    )
     size = result.get("size_bytes")
     typer.echo(f"{out}: {size_text(size)}" if size is not None else str(out))
     if report is not None:

@@ -12,7 +12,7 @@ from autocompress.graph.quiet import quiet
 from autocompress.graph.shapes import BATCH
 
 #: Operators that only change how a weight is laid out: the result is still that weight.
-_VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
 _STANDARD = ("", "ai.onnx")
 #: Elements; a folded constant may be larger only where it replaces one of its size.
 _MAX_ELEMENTS = 1 << 20
@@ -76,7 +76,7 @@ def _weight_names(graph: ir.Graph) -> dict[str, str]:
         end = value
         while len(uses := end.uses()) == 1:
             node, position = next(iter(uses))
-            if node.op_type not in _VIEWS or node.domain not in _STANDARD or position != 0:
+            if node.op_type not in VIEWS or node.domain not in _STANDARD or position != 0:
                 break
             end = node.outputs[0]
         if end is not value and end.name:

@@ -124,6 +124,31 @@ def test_a_lottery_ticket_starts_from_early_weights(place: Path, capsys: pytest.
     assert "Only importance 'lottery' rewinds" in capsys.readouterr().err
 
 
+def test_compress_makes_a_searchs_artifacts_again(place: Path) -> None:
+    search = ["search", "--model", "nets.py:net", "--data", "npz:data.npz", "--target", "x86-avx2", "--seed", "7"]
+    assert run([*search, "--trials", "4", "--out", "again"]) == 0
+    fronts = sorted((place / "again" / "front").iterdir())
+    assert fronts
+    for front in fronts:
+        again = ["compress", "nets.py:net", "--plan", str(front / "plan.json"), "--data", "npz:data.npz", "--seed", "7"]
+        assert run([*again, "--target", "x86-avx2", "--out", "again.onnx"]) == 0
+        assert (place / "again.onnx").read_bytes() == (front / "model.onnx").read_bytes()
+
+
+def test_compress_refuses_what_its_target_cannot_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "int8.json").write_text(json.dumps({"layers": {"*": {"weight_bits": 8, "activation_bits": 8}}}))
+    arguments = ["compress", "nets.py:net", "--plan", "int8.json", "--data", "npz:data.npz", "--out", "x.onnx"]
+    assert run([*arguments, "--target", "jetson-nano"]) == 2
+    assert "refuses int8" in capsys.readouterr().err
+    assert not (place / "x.onnx").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compress", "nets.py:net", "--plan", "prune.json", "--out", "x.onnx"]
+    assert run([*arguments, "--report", str(place)]) == 2
+    assert "cannot be written: Is a directory" in capsys.readouterr().err
+
+
 def test_predict_is_an_estimate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = _json(capsys, "predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano")
     assert "estimated" in json.dumps(found)
