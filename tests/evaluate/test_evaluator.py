@@ -425,6 +425,33 @@ def test_a_bound_missed_by_little_is_still_worth_knowing(make: Make, net: ModelG
     assert make(constraints=(far,)).evaluate(0, AS_IT_CAME).state is TrialState.PRUNED
 
 
+def test_where_nothing_fits_a_nearer_miss_is_scored(
+    make: Make, net: ModelGraph, trial_factory: Callable[..., Trial]
+) -> None:
+    latency = net.macs() / 1e4
+    bound = (Constraint(metric="latency_ms", bound=latency / 5),)
+    slow, quick = (
+        trial_factory(n, accuracy=accuracy, latency_ms=share * latency)
+        for n, (accuracy, share) in enumerate([(1.0, 2.0), (0.1, 0.9)])
+    )
+    assert make(history=(slow,), constraints=bound).evaluate(2, AS_IT_CAME).state is TrialState.COMPLETE
+    farther = make(history=(slow, quick), constraints=bound).evaluate(2, AS_IT_CAME)
+    assert str(farther.error).endswith(f"breaks {bound[0]}")
+
+
+def test_the_reason_says_that_a_latency_is_estimated(
+    make: Make, net: ModelGraph, trial_factory: Callable[..., Trial]
+) -> None:
+    clock = ByMacs(Provenance.ESTIMATED)
+    history = beaten_by(trial_factory, accuracy=1.0, latency_ms=1e-3)
+    bound = (Constraint(metric="latency_ms", bound=1e-6),)
+    reasons = (
+        make(history=history, latency=clock).evaluate(2, AS_IT_CAME).error,
+        make(constraints=bound, latency=clock).evaluate(0, AS_IT_CAME).error,
+    )
+    assert ["estimated latency_ms" in str(reason) for reason in reasons] == [True, True], reasons
+
+
 def test_a_measured_latency_gets_the_benefit_of_its_interval_and_an_estimate_none(make: Make, net: ModelGraph) -> None:
     # 1.26 times the bound; the interval's lower end is 1.235 times.
     bound = (Constraint(metric="latency_ms", bound=net.macs() / 1e4 / 1.26),)
