@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from autocompress.cli.figures_text import (
@@ -49,7 +50,7 @@ def front_table(outcome: SearchOutcome) -> Table:
 
     trials = outcome.front.trials
     estimated = outcome.provenance is Provenance.ESTIMATED
-    title = f"Pareto front: {len(trials)} points" + (", latencies estimated" if estimated else "")
+    title = f"Pareto front: {len(trials)} point{'s' * (len(trials) != 1)}{', latencies estimated' * estimated}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", justify="right")
     table.add_column("plan", overflow="fold", max_width=44)
@@ -87,7 +88,7 @@ def print_outcome(outcome: SearchOutcome, console: Console) -> None:
     say("")
     say(f"Report:  {outcome.run_dir / 'report.html'}")
     pick = next(iter(outcome.recommended.values()), outcome.front.trials[0]).number
-    say(f"Next:    autocompress export {outcome.run_dir} --pick {pick} --out exported")
+    say(f"Next:    autocompress export {quote(str(outcome.run_dir))} --pick {pick} --out exported")
 
 
 def _figures(trial: Trial, outcome: SearchOutcome) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ def loader_readme(trial: Trial, signature: Signature, digest: str) -> str:
     )
     outputs = ", ".join(f"`{port.name}` {_shape(port.shape)}" for port in signature.outputs)
     figures = "\n".join(f"| {name.replace('_', ' ')} | {_figure(name, m)} |" for name, m in trial.measurements.items())
-    threads = trial.measurements["latency_ms"].details.get("threads") if "latency_ms" in trial.measurements else None
+    latency = trial.measurements.get("latency_ms")
+    threads = latency.details.get("threads") if latency is not None else None
     options = (
-        f"options = ort.SessionOptions()\noptions.intra_op_num_threads = {threads}  # as measured\n"
-        if isinstance(threads, int)
+        f"options = ort.SessionOptions()\noptions.intra_op_num_threads = {threads}  # as {latency.provenance.value}\n"
+        if latency is not None and isinstance(threads, int)
         else "options = ort.SessionOptions()\n"
     )
     return f"""# {trial.candidate.label or f"trial {trial.number}"}

@@ -133,7 +133,7 @@ def hypervolume_figure(history: Sequence[tuple[int, float]], estimated: bool) ->
     shares = [share for _, share in history]
     low, high = (min(shares), max(shares)) if shares else (0.0, 1.0)
     pad = 0.15 * (high - low) or 0.05
-    title = "hypervolume (estimated latencies)" if estimated else "hypervolume"
+    title = "hypervolume<br>(estimated latencies)" if estimated else "hypervolume"
     figure.update_yaxes(title=title, range=[max(0.0, low - pad), high + pad])
     return figure
 

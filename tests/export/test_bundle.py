@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_everything_is_in_the_folder(run_dir: Path, trial: Trial, tmp_path: Path
     result = export_bundle(run_dir, trial, tmp_path / "out")
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == result["files"] == ["README.md", "manifest.json", "metrics.json", "model.onnx", "plan.json"]
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_threads_are_as_measured_only_where_they_were(
+    estimated: bool, run_dir: Path, trial_factory: Callable[..., Trial], tmp_path: Path
+) -> None:
+    trial = trial_factory(7, estimated=estimated)
+    latency = trial.measurements["latency_ms"]
+    latency = replace(latency, details={**latency.details, "threads": 4})
+    export_bundle(run_dir, trial.replace(measurements={"latency_ms": latency}), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"intra_op_num_threads = 4  # as {'estimated' if estimated else 'measured'}" in text
 
 
 def test_the_model_is_the_measured_one_byte_for_byte(run_dir: Path, trial: Trial, tmp_path: Path) -> None:
