@@ -140,13 +140,20 @@ def _name_groups(groups: list[tuple[ir.Node, Ids]], model: ir.Model) -> dict[str
     names = layer_names(model)
     named: dict[str, tuple[ir.Node, Ids]] = {}
     for node, units in groups:
-        stem = name = names.get(str(node.name)) or str(node.name)
+        stem = name = names.get(str(node.name)) or _table_name(node) or str(node.name)
         part = 1
         while name in named:
             part += 1
             name = f"{stem}:{part}"
         named[name] = (node, units)
     return named
+
+
+def _table_name(node: ir.Node) -> str | None:
+    """Name of an embedding: that of its table, as a layer is named by its weight."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    name = str(table.name) if table is not None and table.is_initializer() else ""
+    return name.removesuffix(".weight") if name and not name.startswith(("onnx::", "val_", "/")) else None
 
 
 def _members(

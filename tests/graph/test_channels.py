@@ -695,7 +695,24 @@ CASES: dict[str, Case] = {
             ),
             (torch.zeros(2, 4, dtype=torch.int64),),
         ),
-        {"a": 7, "fc": OUT},
+        {"e": 6, "a": 7, "fc": OUT},
+    ),
+    "an embedding before a convolution": (
+        lambda: (
+            Made(
+                lambda n, x: n.fc(F.relu(n.a(n.e(x).transpose(1, 2))).mean(-1)),
+                e=nn.Embedding(5, 6), a=nn.Conv1d(6, 7, 3), fc=fc(7),
+            ),
+            (torch.zeros(2, 4, dtype=torch.int64),),
+        ),
+        {"e": 6, "a": 7, "fc": OUT},
+    ),
+    "an embedding that is normalized": (
+        lambda: (
+            Made(lambda n, x: n.fc(n.n(n.e(x)).mean(1)), e=nn.Embedding(5, 6), n=nn.LayerNorm(6), fc=fc(6)),
+            (torch.zeros(2, 4, dtype=torch.int64),),
+        ),
+        {"e": "is normalized over by LayerNormalization", "fc": OUT},
     ),
     "weights on the left": (
         lambda: (
