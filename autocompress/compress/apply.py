@@ -1,6 +1,7 @@
 """From a plan to the artifact's graph, in a fixed order.
 
-Prune, skip blocks, take layers of low rank apart, set weights to zero, (heal,) fold BatchNormalization, equalize, quantize.
+Prune, skip blocks, take layers of low rank apart, set weights to zero, (heal,) fold BatchNormalization, equalize,
+quantize.
 """
 
 from __future__ import annotations

@@ -93,9 +93,10 @@ class LayerPlan:
     ``granularity`` on are for at most 8 bits; :mod:`autocompress.core.layer_rules` says which go together.
 
     Args:
-        weight_bits: one of :data:`WEIGHT_BITS`.
-        activation_bits: one of :data:`ACTIVATION_BITS`.
+        weight_bits: of each stored weight, one of :data:`WEIGHT_BITS`.
+        activation_bits: of what the layer reads, one of :data:`ACTIVATION_BITS`.
         sparsity: which weights become zero; None for none.
+        rank: low-rank factors that stand in for the weight; None for none.
         granularity: what shares a scale: an output ``channel``, the whole ``tensor``, or a ``block`` of inputs.
         block_size: weights in a block.
         symmetric: whether zero is the middle of the integers; without, each scale has a zero point.
