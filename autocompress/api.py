@@ -269,8 +269,8 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
     graph = load_graph(model)
     if plan.ranks:
         raise PlanError(
-            f"Low-rank factors have no estimate yet (layer {next(iter(plan.ranks))!r}): leave `rank` out, or compress and "
-            "measure."
+            f"Low-rank factors have no estimate yet (layer {next(iter(plan.ranks))!r}): leave `rank` out, or compress "
+            "and measure."
         )
     roofline, sizes = Roofline(place.target, place.spec), SizeModel()
     latency, size = roofline.estimate(graph, plan), sizes.estimate(graph, plan)
