@@ -177,17 +177,15 @@ def gather(tracker: ChannelTracker, node: ir.Node) -> None:
         tracker.block(blocked, reason)
     tracker.set_axes(node.outputs[0], (*source[:axis], *[reason] * len(indices), *source[axis + 1 :]))
     table = node.inputs[0]
-    if (
-        axis == 0
-        and len(source) == 2
-        and table is not None
-        and table.is_initializer()
-        and not isinstance(source[1], str)
-    ):
+    if axis == 0 and len(source) == 2 and table is not None and not isinstance(source[1], str) and _is_table(table):
         # An embedding makes its width as a linear layer on one-hot vectors would.
-        if table.const_value is not None and table.const_value.dtype.is_floating_point():
-            tracker.set_role(table, 1, "out")
-            tracker.producers.append((node, source[1]))
+        tracker.set_role(table, 1, "out")
+        tracker.producers.append((node, source[1]))
+
+
+def _is_table(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return value.is_initializer() and tensor is not None and tensor.dtype.is_floating_point()
 
 
 def expand(tracker: ChannelTracker, node: ir.Node) -> None:
