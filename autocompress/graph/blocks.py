@@ -8,6 +8,7 @@ multiples of its kernels are.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -190,9 +191,9 @@ def _stem(names: list[str]) -> str:
     """What the layers' names have in common, up to a dot; the first layer's name where that is nothing."""
     if len(names) == 1:
         return names[0]
-    columns = zip(*(name.split(".") for name in names), strict=False)
+    columns = zip(*(re.split(r"([./])", name) for name in names), strict=False)
     common = itertools.takewhile(lambda parts: len(set(parts)) == 1, columns)
-    return ".".join(parts[0] for parts in common) or names[0]
+    return "".join(parts[0] for parts in common).rstrip("./") or names[0]
 
 
 def _unique(stem: str, taken: set[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -225,9 +226,13 @@ class ModelGraph:
             ModelError: the folder does not exist or cannot be written, or the model is past 2 GB.
         """
         content = self.to_bytes()
+        # Under its name stands a whole file or what stood there before, even where the disk is full.
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
         try:
-            Path(path).write_bytes(content)
+            temporary.write_bytes(content)
+            temporary.replace(path)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
     @cached_property
