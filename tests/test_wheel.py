@@ -62,6 +62,7 @@ def test_the_wheel_holds_data_and_licences(wheel: Path) -> None:
         "autocompress/zoo/demo/resnet20.safetensors",
         "autocompress/zoo/demo/fashion_mnist_subset.npz",
         "autocompress/zoo/demo/LICENSE.fashion-mnist",
+        "autocompress/core/plan.schema.json",
         "autocompress/report/style.css",
         "autocompress/py.typed",
     ):
