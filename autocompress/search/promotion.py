@@ -17,6 +17,8 @@ from autocompress.core.trial import Candidate, Trial
 from autocompress.search.tuner import Proposer
 
 STEPS = "distillation:steps"
+#: How far past the space's largest number of steps the point that users want most may go.
+BEYOND = 3
 #: Loss of quality, as a share, that is allowed where the user set no limit.
 USUAL_DROP = 0.01
 #: What longer healing may well win back.
@@ -66,7 +68,21 @@ class Promotion:
         recent = trials[-(self._every - 1) :] if self._every > 1 else []
         if promoted is not None and not any(trial.candidate.source == SOURCE for trial in recent):
             return promoted
-        return self._inner.ask() or promoted
+        found = self._inner.ask()
+        return promoted if found is None else self._first_short(found, trials)
+
+    def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
+        """The candidate with no more than the middle number of steps: whether it deserves more is not known yet."""
+        plan, steps = candidate.plan, self._steps
+        if steps is None or plan.distillation is None or not candidate.assignment:
+            return candidate
+        middle = steps.options[len(steps.options) // 2]
+        if plan.distillation.steps <= int(middle):
+            return candidate
+        short = plan.replace(distillation=replace(plan.distillation, steps=int(middle)))
+        if any(trial.plan.digest == short.digest for trial in trials):
+            return candidate
+        return replace(candidate, plan=short, assignment={**candidate.assignment, STEPS: middle})
 
     def _promoted(self, trials: Sequence[Trial]) -> Candidate | None:
         if self._steps is None:
@@ -75,8 +91,9 @@ class Promotion:
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         gains = self._gains(front.trials)
         others = [front.trials[index] for index in np.argsort(-gains, kind="stable")]
-        for trial in [*self._wanted(trials, front.trials), *others]:
-            candidate = self._longer(trial, self._steps)
+        wanted = self._wanted(trials, front.trials)
+        for trial in [*wanted, *others]:
+            candidate = self._longer(trial, self._steps, beyond=trial in wanted[:1])
             if candidate is not None and candidate.plan.digest not in tried:
                 return candidate
         return None
@@ -108,12 +125,16 @@ class Promotion:
             gains[index] = hypervolume(hoped[non_dominated_mask(hoped)], edge) - now
         return gains
 
-    def _longer(self, trial: Trial, steps: Choice) -> Candidate | None:
-        """The same candidate with the next number of steps; None where there is none."""
+    def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
+        """The same candidate with the next number of steps; None where there is none.
+
+        ``beyond`` allows :data:`BEYOND` times the space's largest number once the trial has had that.
+        """
         plan, assignment = trial.plan, trial.candidate.assignment
         if plan.distillation is None:
             return None
-        more = next((option for option in steps.options if int(option) > plan.distillation.steps), None)
+        options = [*steps.options, BEYOND * int(steps.options[-1])] if beyond else steps.options
+        more = next((option for option in options if int(option) > plan.distillation.steps), None)
         if more is None:
             return None
         longer = plan.replace(distillation=replace(plan.distillation, steps=int(more)))

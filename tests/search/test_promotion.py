@@ -96,3 +96,26 @@ def test_what_users_ask_for_most_is_promoted_first(trial_factory: Callable[..., 
     found = _promotion(trials).ask()
     assert found is not None
     assert found.label == "near the limit, healed for 240 steps"
+
+
+def test_what_a_sampler_proposes_is_healed_shortly_at_first(trial_factory: Callable[..., Trial]) -> None:
+    long = Candidate(plan=_plan(0.5, 240), source="tpe", assignment={"ratio:a": 0.5, "distillation:steps": 240})
+    found = _promotion([trial_factory(0, plan=CompressionPlan())], long).ask()
+    assert found is not None
+    assert found.plan == _plan(0.5, 80)
+    assert found.assignment["distillation:steps"] == 80
+    tried = trial_factory(1, accuracy=0.5, latency_ms=9.0, plan=_plan(0.5, 80))
+    assert _promotion([trial_factory(0, plan=CompressionPlan()), tried], long).ask() == long
+
+
+def test_only_the_most_wanted_point_goes_past_the_space(trial_factory: Callable[..., Trial]) -> None:
+    trials = [
+        trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
+        trial_factory(1, accuracy=0.945, latency_ms=1.5, plan=_plan(0.25, 240)),
+        trial_factory(2, accuracy=0.60, latency_ms=0.5, plan=_plan(0.5, 240)),
+    ]
+    found = _promotion(trials).ask()
+    assert found is not None
+    assert found.plan == _plan(0.25, 720)
+    done = trial_factory(3, accuracy=0.946, latency_ms=1.5, plan=_plan(0.25, 720), source=SOURCE)
+    assert _promotion([*trials, done]).ask() is None
