@@ -50,7 +50,7 @@ from autocompress.store.run_log import LoggedObserver
 #: Trials where the user set neither a number nor a time.
 DEFAULT_TRIALS = 100
 #: Shares of a time budget: for re-measuring the front at most, and for sensitivities.
-FINAL_SHARE = 0.2
+FINAL_SHARE = 0.15
 SENSITIVITY_SHARE = 0.12
 #: Seconds besides the timing itself that re-measuring one file takes: a fresh process loads two models.
 _FRESH_START = 1.5

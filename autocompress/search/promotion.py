@@ -18,11 +18,11 @@ from autocompress.search.tuner import Proposer
 
 STEPS = "distillation:steps"
 #: How far past the space's largest number of steps the point that users want most may go.
-BEYOND = 3
+BEYOND = 2
 #: Loss of quality, as a share, that is allowed where the user set no limit.
 USUAL_DROP = 0.01
 #: What longer healing may well win back.
-WITHIN_REACH = 0.005
+WITHIN_REACH = 0.01
 #: Share of the gap to the best quality that longer healing is assumed to close.
 HOPED = 0.5
 SOURCE = "promotion"

@@ -116,6 +116,6 @@ def test_only_the_most_wanted_point_goes_past_the_space(trial_factory: Callable[
     ]
     found = _promotion(trials).ask()
     assert found is not None
-    assert found.plan == _plan(0.25, 720)
-    done = trial_factory(3, accuracy=0.946, latency_ms=1.5, plan=_plan(0.25, 720), source=SOURCE)
+    assert found.plan == _plan(0.25, 480)
+    done = trial_factory(3, accuracy=0.946, latency_ms=1.5, plan=_plan(0.25, 480), source=SOURCE)
     assert _promotion([*trials, done]).ask() is None
