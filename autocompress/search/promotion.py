@@ -92,8 +92,10 @@ class Promotion:
         gains = self._gains(front.trials)
         others = [front.trials[index] for index in np.argsort(-gains, kind="stable")]
         wanted = self._wanted(trials, front.trials)
+        longest = int(self._steps.options[-1])
+        top = next((t for t in wanted if t.plan.distillation and t.plan.distillation.steps >= longest), None)
         for trial in [*wanted, *others]:
-            candidate = self._longer(trial, self._steps, beyond=trial in wanted[:1])
+            candidate = self._longer(trial, self._steps, beyond=trial is top)
             if candidate is not None and candidate.plan.digest not in tried:
                 return candidate
         return None
