@@ -237,6 +237,7 @@ class _Search:
             self._observer.on_stage(-1, "uncompressed model", "latency")
             timing = self._timer.time(baseline, baseline, _REFERENCE)
             manifest["reference_ms"] = reference_level_ms(timing)
+            manifest["reference_samples_ms"] = list(timing.kept_reference_ms)
         value = float(manifest["reference_ms"])
         scorer = MeasuredLatency(runtime=self._timer, baseline=baseline, reference_ms=value, target=place.target.name)
         return scorer, value
@@ -413,9 +414,8 @@ def _scored(trial: Trial, objectives: Sequence[Objective]) -> bool:
 
 def _reserve(limit: float, keeper: FrontKeeper, *, measured: bool) -> float:
     """Seconds to keep back for the front."""
-    count = sum(not keeper.is_final(trial) for trial, _ in keeper.finalists())
     each = _FRESH_START + CAREFUL.max_seconds if measured else 0.5
-    return min(FINAL_SHARE * limit, count * each)
+    return min(FINAL_SHARE * limit, keeper.pending * each)
 
 
 def _usual_folder(request: SearchRequest) -> Path:

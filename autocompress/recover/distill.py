@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from autocompress.core.plan import DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.host import usable_cores
 from autocompress.recover.batch_norm import clean_batches, fixed_batch, update_statistics
 from autocompress.recover.features import (
     Feature,
@@ -106,7 +106,7 @@ class Distiller:
             raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
         self._teacher = teacher
         self._dataset = dataset
-        self._threads = threads or available_cores()
+        self._threads = threads or usable_cores()
         self._optimizer = optimizer
         self._bfloat16 = has_fast_bfloat16() if bfloat16 is None else bfloat16
         self._statistics_samples = statistics_samples
@@ -273,13 +273,6 @@ class Distiller:
     @torch.no_grad()
     def _teach(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return _listed(self._teacher_module(*inputs))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_fast_bfloat16() -> bool:

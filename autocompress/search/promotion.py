@@ -54,7 +54,6 @@ class Promotion:
         every: int = 2,
     ) -> None:
         self._inner = inner
-        self._space = space
         self._store = store
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)

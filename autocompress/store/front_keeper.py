@@ -43,8 +43,11 @@ class FrontKeeper:
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
         self._trials = list(history)
+        #: Artifacts on the front that were not measured again yet; asked at every step of healing, so it is kept.
+        self.pending = 0
         # A killed session may have left an artifact whose trial never reached the study.
-        self._remove_others()
+        self._remove_others(self._front_numbers())
+        self._count()
 
     def keep(self, trial: Trial, graph: ModelGraph) -> None:
         """Take note of a finished trial; ``graph`` is its artifact, byte for byte.
@@ -53,13 +56,15 @@ class FrontKeeper:
             RunFolderError: the artifact cannot be written.
         """
         self._trials.append(trial)
-        if trial.number in self._front_numbers():
+        front = self._front_numbers()
+        if trial.number in front:
             folder = self._run.front_folder(trial.number)
             content = graph.to_bytes()
             self._run.write_bytes(folder / MODEL, content)
             self._run.write_text(folder / PLAN, trial.plan.to_json())
             self._write_metrics(trial, hashlib.sha256(content).hexdigest(), final=False)
-            self._remove_others()
+            self._remove_others(front)
+            self._count()
 
     def finalists(self) -> list[tuple[Trial, Path]]:
         """Front trials with the paths of their artifacts; one measured again in an earlier session comes that way."""
@@ -84,17 +89,17 @@ class FrontKeeper:
         for trial in trials:
             metrics = read_metrics(self._run, trial.number) or {}
             self._write_metrics(trial, str(metrics.get("sha256", "")), final=True)
-        kept = {trial.number for trial in trials}
-        for folder in _folders(self._run):
-            if int(folder.name) not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
+        self._remove_others([trial.number for trial in trials])
+        self._count()
+
+    def _count(self) -> None:
+        self.pending = sum(not self.is_final(trial) for trial, _ in self.finalists())
 
     def _front_numbers(self) -> list[int]:
         front, _ = constrained_front(self._trials, self._objectives, self._constraints)
         return [trial.number for trial in front.trials]
 
-    def _remove_others(self) -> None:
-        kept = set(self._front_numbers())
+    def _remove_others(self, kept: Sequence[int]) -> None:
         for folder in _folders(self._run):
             if int(folder.name) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.evaluate.data import DataBundle
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import reestimate_batch_norm
-from autocompress.recover.distill import Distiller, HealResult, available_cores
+from autocompress.recover.distill import Distiller, HealResult
 from autocompress.recover.losses import kl_divergence
 
 PLAN = DistillationPlan(steps=20, learning_rate=0.02, batch_size=16)
@@ -188,7 +188,3 @@ def test_torchs_threads_are_as_before_even_after_a_failure(distiller: Distiller,
 def test_an_unknown_optimizer_names_the_nearest(small: ModelGraph, unlabelled: Any) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'adamw'"):
         Distiller(small, unlabelled, optimizer="adam")
-
-
-def test_at_least_one_core_may_be_used() -> None:
-    assert available_cores() >= 1
