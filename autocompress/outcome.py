@@ -9,7 +9,7 @@ from typing import Any
 from autocompress.core.errors import RunFolderError
 from autocompress.core.measurement import Provenance
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
-from autocompress.core.pareto import ParetoFront, constrained_front
+from autocompress.core.pareto import ParetoFront, constrained_front, miss
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.request import SearchOutcome
 from autocompress.core.space import Choice, Refusal, SearchSpace
@@ -93,7 +93,7 @@ def recommend(record: RunRecord) -> dict[str, Trial]:
     metric = cost.metric if cost is not None else "latency_ms"
     best = "smallest" if metric == "size_bytes" else "fastest"
     if not record.feasible:
-        return {"nearest to what was asked": min(trials, key=lambda t: _missed(t, record.constraints))}
+        return {"nearest to what was asked": min(trials, key=lambda t: miss(t, record.constraints))}
     found: dict[str, Trial] = {}
     limit = next((c.bound for c in record.constraints if c.metric == quality), None)
     title = f"{best} within the {quality} limit"
@@ -200,12 +200,4 @@ def read_space(run: RunFolder) -> SearchSpace:
         refused=refused,
         channel_multiple=data.get("channel_multiple", {}),
         inside={block: tuple(subjects) for block, subjects in data.get("inside", {}).items()},
-    )
-
-
-def _missed(trial: Trial, constraints: Sequence[Constraint]) -> float:
-    return sum(
-        max(0.0, c.violation(trial.value(c.metric))) / max(abs(c.bound), 1e-12)
-        for c in constraints
-        if c.metric in trial.measurements
     )

@@ -157,7 +157,7 @@ def constrained_front(
         by the sum of their violations as shares of the bounds.
     """
     done = [t for t in trials if t.state is TrialState.COMPLETE]
-    misses = [sum(_miss(t, c) for c in constraints) for t in done]
+    misses = [miss(t, constraints) for t in done]
     fitting = [t for t, miss in zip(done, misses, strict=True) if miss <= 0]
     if fitting or not done:
         return ParetoFront.of(fitting, objectives), True
@@ -165,6 +165,11 @@ def constrained_front(
     nearest = [done[i] for i in order]
     losses = loss_matrix(nearest, objectives)
     return ParetoFront(objectives=tuple(objectives), trials=tuple(nearest[i] for i in np.lexsort(losses.T))), False
+
+
+def miss(trial: Trial, constraints: Sequence[Constraint]) -> float:
+    """By how much a trial breaks constraints: the sum of its violations as shares of the bounds; 0 where it fits."""
+    return sum(_miss(trial, constraint) for constraint in constraints)
 
 
 def _miss(trial: Trial, constraint: Constraint) -> float:

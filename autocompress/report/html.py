@@ -18,8 +18,8 @@ from autocompress.report import figures
 from autocompress.report.fragments import cards, definition_list, front_table, refusal_table, trial_table
 from autocompress.report.layerwise import layer_table, split_sensitivities
 from autocompress.report.progress import WORST_COST, WORST_LOSS, hypervolume_history
-from autocompress.report.tables import write_whole
 from autocompress.report.wording import axis_title, is_estimated
+from autocompress.store.run_dir import atomic_write
 
 #: The page may run its own scripts and nothing else; a request to anywhere is refused by the browser.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -84,7 +84,8 @@ def write_report(
         "<footer>Written by autocompress. This file is complete in itself: it loads nothing from anywhere.</footer>",
     ]
     subtitle = ", ".join(axis_title(o.metric, trials) for o in objectives)
-    return write_whole(path, _page(title, f"{len(trials)} trials for {subtitle}", "\n".join(body)))
+    page = _page(title, f"{len(trials)} trials for {subtitle}", "\n".join(body))
+    return atomic_write(Path(path), page.encode())
 
 
 def _page(title: str, subtitle: str, body: str) -> str:

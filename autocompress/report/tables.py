@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from autocompress.core.errors import RunFolderError
 from autocompress.core.measurement import Measurement, Provenance
 from autocompress.core.objective import METRICS, QUALITY_METRICS
 from autocompress.core.pareto import ParetoFront
 from autocompress.core.trial import Trial
+from autocompress.store.run_dir import atomic_write
 
 #: Estimated figures carry this before their name, so that they never share a column with measured ones.
 ESTIMATED = "estimated_"
@@ -45,24 +45,7 @@ def write_trials(path: str | os.PathLike[str], trials: Sequence[Trial], front: P
     Raises:
         RunFolderError: it cannot be written.
     """
-    return write_whole(path, trials_frame(trials, front).to_csv(index=False))
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> Path:
-    """Write beside the file, then rename.
-
-    Raises:
-        RunFolderError: it cannot be written.
-    """
-    file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{str(file)!r} cannot be written: {error.strerror}.") from error
-    return file
+    return atomic_write(Path(path), trials_frame(trials, front).to_csv(index=False).encode())
 
 
 def latency_ratio(trial: Trial, baseline: Trial | None = None) -> float | None:

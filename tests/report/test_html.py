@@ -140,5 +140,6 @@ def test_one_objective_is_enough(made_up_run: Any, tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_is_named(made_up_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file where a folder is wanted")
     with pytest.raises(RunFolderError, match="nowhere"):
         _write(made_up_run, tmp_path / "nowhere" / "r.html")

@@ -63,6 +63,7 @@ def test_no_trials_is_a_table_without_rows(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_is_named(made_up_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "no-such-folder").write_text("a file where a folder is wanted")
     with pytest.raises(RunFolderError, match="no-such-folder"):
         write_trials(tmp_path / "no-such-folder" / "trials.csv", made_up_run.trials)
 
