@@ -163,8 +163,9 @@ class Distiller:
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
                 losses.append(self._step(module, optimizer, plan, step, size, features, parts))
                 _zero(kept_zero)
-            batches = clean_batches(pruned, self._dataset, self._statistics_samples, 64)
-            update_statistics(module, batches)
+        # One batch after the other: running statistics are the module's own.
+        with Parts(self._threads, whole=True).running(size):
+            update_statistics(module, clean_batches(pruned, self._dataset, self._statistics_samples, 64))
         last = losses[-10:]
         return HealResult(
             graph=pruned.with_weights(module),
