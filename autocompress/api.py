@@ -158,8 +158,7 @@ def compress(
     place = load_place(target, None, runtime) if asks or target != "local" or runtime else None
     spec = None if place is None else place.spec
     if place is not None and target != "local":
-        # Raises where the target has no kernel for what the plan asks.
-        Roofline(place.target, place.spec).estimate(graph, plan)
+        Roofline(place.target, place.spec).check(graph, plan)
     compressor = Compressor(
         graph,
         dataset=None if bundle is None else bundle.train,
@@ -267,11 +266,6 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
 
     place = load_place(target, None, runtime)
     graph = load_graph(model)
-    if plan.ranks:
-        raise PlanError(
-            f"Low-rank factors have no estimate yet (layer {next(iter(plan.ranks))!r}): leave `rank` out, or compress "
-            "and measure."
-        )
     roofline, sizes = Roofline(place.target, place.spec), SizeModel()
     latency, size = roofline.estimate(graph, plan), sizes.estimate(graph, plan)
     base = roofline.estimate(graph, CompressionPlan())
@@ -306,7 +300,7 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
     """A model's layers and channel groups, what a target allows, and with data the sensitivities.
 
     Returns:
-        Plain JSON values: ``layers``, ``groups``, ``refused``, ``space``, and ``sensitivities`` where data is given.
+        Plain JSON values: ``layers``, ``groups``, ``blocks``, ``refused``, and ``sensitivities`` where data is given.
 
     Raises:
         UserError: the model, target or data is wrong.

@@ -120,7 +120,7 @@ class Compressor:
             PlanError: as :meth:`kept`, or a layer named explicitly that cannot be of low rank.
         """
         if not plan.restructures:
-            self._check(plan)
+            self.graph.check_plan(plan)
             return self.graph
         return self._pruned.get(_structure(plan), lambda: self._without(plan))[0]
 
@@ -255,18 +255,11 @@ class Compressor:
         return kept_values(self.graph, self.kept(plan)) if any(plan.prune.values()) else {}
 
     def _without(self, plan: CompressionPlan) -> tuple[ModelGraph, dict[str, LayerRank]]:
-        self._check(plan)
+        self.graph.check_plan(plan)
         source = self._early if self._early is not None and plan.importance == "lottery" else self.graph
         narrow = prune(source, self.kept(plan)) if any(plan.prune.values()) else source
         thin, ranks = low_rank(without_blocks(narrow, plan.skip), plan)
         return sparsify(thin, plan), ranks
-
-    def _check(self, plan: CompressionPlan) -> None:
-        plan.check(
-            layers=self.legal,
-            groups=[group.name for group in self.graph.groups()],
-            blocks=[block.name for block in self.graph.blocks()],
-        )
 
     def _select(self, plan: CompressionPlan) -> dict[str, NDArray[np.intp]]:
         groups = self.graph.groups()

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compress.sparsity import Mask, block_mask, n_of_m_mask, unstructured_mask
-from autocompress.core.plan import CompressionPlan, SparsityPlan
+from autocompress.core.plan import CompressionPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.serializing import mark_sparse
 

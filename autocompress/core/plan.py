@@ -12,6 +12,7 @@ from typing import Any
 from autocompress.core.errors import PlanError, nearest
 from autocompress.core.layer_rules import changed, check_quantization
 from autocompress.core.rank_plan import RankPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 
 WEIGHT_BITS = (32, 16, 8, 6, 4, 3, 2)
 ACTIVATION_BITS = (32, 16, 8)
@@ -32,8 +33,6 @@ AGGREGATIONS = ("sum", "mean", "max")
 CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 DEFAULT = "*"
 PLAN_VERSION = 1
-SPARSITY_PATTERNS = ("unstructured", "block", "n:m")
-SPARSITY_STORAGES = ("dense", "sparse")
 #: What JSON may hold for a field, by the field's type.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -44,44 +43,6 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 }
 #: What ends the names of a layer's low-rank factors, behind a dot.
 _FACTORS = ("0", "1", "2")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SparsityPlan:
-    """Which of a layer's weights become zero, and how the rest is stored.
-
-    Args:
-        pattern: ``unstructured`` (largest magnitudes stay), ``block`` (blocks with the largest norms stay) or ``n:m``
-            (``n`` of every ``m`` inputs stay).
-        ratio: share of weights or blocks that become zero; not read for ``n:m``.
-        block_rows: output channels in a block.
-        block_columns: inputs (times kernel positions) in a block.
-        n: inputs that stay.
-        m: of so many.
-        storage: ``dense``, or ``sparse`` for an ONNX sparse initializer where the layer's weights stay float32.
-    """
-
-    pattern: str = "unstructured"
-    ratio: float = 0.5
-    block_rows: int = 4
-    block_columns: int = 4
-    n: int = 2
-    m: int = 4
-    storage: str = "dense"
-
-    def __post_init__(self) -> None:
-        if self.pattern not in SPARSITY_PATTERNS:
-            raise PlanError(f"`pattern` must be one of {SPARSITY_PATTERNS}, but got {self.pattern!r}.")
-        if self.storage not in SPARSITY_STORAGES:
-            raise PlanError(f"`storage` must be one of {SPARSITY_STORAGES}, but got {self.storage!r}.")
-        if not 0 <= self.ratio < 1:
-            raise PlanError(f"The sparsity `ratio` must be in [0, 1), but got {self.ratio!r}.")
-        if self.block_rows < 1 or self.block_columns < 1:
-            raise PlanError(
-                f"A block must have at least one row and column, but got {self.block_rows} x {self.block_columns}."
-            )
-        if not 0 < self.n < self.m:
-            raise PlanError(f"N:M sparsity needs 0 < n < m, but got {self.n}:{self.m}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

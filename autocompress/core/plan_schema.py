@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.core import layer_rules, plan, rank_plan
+from autocompress.core import layer_rules, plan, rank_plan, sparsity_plan
 
 SCHEMA_FILE = Path(__file__).with_name("plan.schema.json")
 _TITLE = "autocompress plan"
@@ -34,8 +34,8 @@ _LIMITS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "rounding": {"enum": layer_rules.ROUNDINGS},
     },
     "SparsityPlan": {
-        "pattern": {"enum": plan.SPARSITY_PATTERNS},
-        "storage": {"enum": plan.SPARSITY_STORAGES},
+        "pattern": {"enum": sparsity_plan.SPARSITY_PATTERNS},
+        "storage": {"enum": sparsity_plan.SPARSITY_STORAGES},
         "ratio": {"minimum": 0, "exclusiveMaximum": 1},
         "block_rows": {"minimum": 1},
         "block_columns": {"minimum": 1},

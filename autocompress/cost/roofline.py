@@ -83,8 +83,11 @@ class Roofline:
             plan: what would be done to it.
 
         Raises:
-            PlanError: the plan names what the graph has not, or a precision that the runtime refuses.
+            PlanError: as :meth:`check`, or the plan has low-rank factors.
         """
+        if plan.ranks:
+            name = next(iter(plan.ranks))
+            raise PlanError(f"Low-rank factors have no latency estimate yet (layer {name!r}): compress and measure.")
         operations = self.estimate_layers(graph, plan)
         value = sum(op.ms for op in operations)
         factor = self.error_factor
@@ -107,6 +110,10 @@ class Roofline:
                 "layer_ms": {op.name: round(op.ms, 6) for op in operations},
             },
         )
+
+    def check(self, graph: ModelGraph, plan: CompressionPlan) -> None:
+        """Raise :class:`PlanError` where a plan names what the graph has not, or what the runtime refuses."""
+        self._precisions(graph, self._structure(graph), plan)
 
     def estimate_layers(self, graph: ModelGraph, plan: CompressionPlan) -> list[OperationEstimate]:
         """Where the time goes, operation by operation, in topological order; see :meth:`estimate`."""
@@ -166,12 +173,7 @@ class Roofline:
 
     def _precisions(self, graph: ModelGraph, structure: Structure, plan: CompressionPlan) -> dict[str, Precision]:
         """Precision of each layer that is not float32; a default of ``"*"`` goes to the layers that may take it."""
-        layers = graph.layers()
-        plan.check(
-            layers=[layer.name for layer in layers],
-            groups=[group.name for group in graph.groups()],
-            blocks=[block.name for block in graph.blocks()],
-        )
+        graph.check_plan(plan)
         found: dict[str, Precision] = {}
         refused = ""
         for op in structure.operations:

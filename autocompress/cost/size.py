@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from autocompress.core.errors import PlanError
 from autocompress.core.layer import LayerInfo
 from autocompress.core.layer_rules import STORED_BITS
 from autocompress.core.measurement import Interval, Measurement, Provenance
@@ -34,14 +35,12 @@ class SizeModel:
         """Bytes of the artifact of ``plan``; ``graph`` is uncompressed.
 
         Raises:
-            PlanError: the plan names what the graph has not.
+            PlanError: the plan names what the graph has not, or has what is not estimated yet.
         """
         layers = graph.layers()
-        plan.check(
-            layers=[layer.name for layer in layers],
-            groups=[group.name for group in graph.groups()],
-            blocks=[block.name for block in graph.blocks()],
-        )
+        graph.check_plan(plan)
+        if plan.ranks or any(found.storage == "sparse" for found in plan.sparsities.values()):
+            raise PlanError("The size of low-rank factors and of sparse storage has no estimate yet: compress and see.")
         shares, nbytes, structure = self._parts(graph)
         removed = shares.removed(plan.prune)
         skipped = [block for block in graph.blocks() if block.name in plan.skip]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from autocompress.core.errors import ModelError, UnknownNameError
 from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
+from autocompress.core.plan import CompressionPlan
 from autocompress.graph import serializing
 from autocompress.graph.cloning import clone_model
 
@@ -153,6 +154,14 @@ class ModelGraph:
     def blocks(self) -> tuple[SkipBlock, ...]:
         """Residual blocks that can be skipped whole, in topological order."""
         return self._blocks
+
+    def check_plan(self, plan: CompressionPlan) -> None:
+        """Raise :class:`PlanError` where a plan names a layer, group or block that the graph has not."""
+        plan.check(
+            layers=[layer.name for layer in self.layers()],
+            groups=[group.name for group in self.groups()],
+            blocks=[block.name for block in self.blocks()],
+        )
 
     def macs(self) -> int:
         """Multiply-accumulates of all layers for one sample."""

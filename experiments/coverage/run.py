@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from autocompress.compress.apply import Compressor
 from autocompress.core.errors import AutocompressError
 from autocompress.core.measurement import TimingPolicy
-from autocompress.core.plan import CompressionPlan, LayerPlan, SparsityPlan
+from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph

@@ -13,8 +13,9 @@ from autocompress.compress.apply import Compressor, compress
 from autocompress.compress.low_rank import low_rank
 from autocompress.compress.sparsify import sparsity_masks
 from autocompress.core.errors import PlanError
-from autocompress.core.plan import CompressionPlan, LayerPlan, SparsityPlan
+from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.graph.model_graph import ModelGraph
 
 Run = Callable[[ModelGraph, NDArray[Any]], NDArray[Any]]

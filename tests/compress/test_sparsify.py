@@ -14,7 +14,8 @@ from torch import nn
 from autocompress.compress.apply import Compressor
 from autocompress.compress.sparsify import sparsity_masks
 from autocompress.core.errors import PlanError
-from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan, SparsityPlan
+from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph

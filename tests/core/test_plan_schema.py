@@ -17,15 +17,14 @@ from autocompress.core.plan import (
     AGGREGATIONS,
     CALIBRATORS,
     IMPORTANCES,
-    SPARSITY_PATTERNS,
     WEIGHT_BITS,
     CompressionPlan,
     DistillationPlan,
     LayerPlan,
-    SparsityPlan,
 )
 from autocompress.core.plan_schema import SCHEMA_FILE, schema_text
 from autocompress.core.rank_plan import RANK_METHODS, RankPlan
+from autocompress.core.sparsity_plan import SPARSITY_PATTERNS, SparsityPlan
 
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
