@@ -17,7 +17,7 @@ from autocompress.core.trial import Trial
 from autocompress.report.html import write_report
 from autocompress.report.tables import write_trials
 from autocompress.search.promotion import USUAL_DROP
-from autocompress.store.front_keeper import final_trial
+from autocompress.store.front_keeper import final_trial, has_pending
 from autocompress.store.optuna_store import read_trials
 from autocompress.store.run_dir import RunFolder
 
@@ -69,7 +69,8 @@ def record_of(
     merged = tuple(last[trial.number] or trial for trial in trials)
     # Only what was measured again may stand on a finished front: others would win by a lucky reading.
     finished = [trial for trial in last.values() if trial is not None]
-    front, feasible = constrained_front(finished or merged, objectives, constraints)
+    ended = bool(finished) and not has_pending(run)
+    front, feasible = constrained_front(finished if ended else merged, objectives, constraints)
     baseline = next((t for t in merged if t.plan == CompressionPlan() and objectives[0].metric in t.measurements), None)
     if baseline is None:
         raise RunFolderError(f"{str(run.path)!r} holds no finished trial of the uncompressed model yet.")

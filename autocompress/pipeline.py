@@ -3,60 +3,46 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from autocompress.compress.apply import Compressor
-from autocompress.core.errors import Interrupted, RunFolderError, UserError
-from autocompress.core.measurement import CAREFUL, Measurement, TimingPolicy
-from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
+from autocompress.core.errors import Interrupted, RunFolderError
+from autocompress.core.measurement import TimingPolicy
+from autocompress.core.objective import Constraint, Objective
 from autocompress.core.pareto import ParetoFront, constrained_front
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import Artifact
 from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest, SilentObserver
-from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.accuracy import QualityEvaluator
-from autocompress.evaluate.data import DataBundle, load_data
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
-from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
-from autocompress.graph.model_graph import ModelGraph
+from autocompress.finish import Watch, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
-from autocompress.loading import Place, load_graph, load_place
 from autocompress.measure.latency import reference_level_ms
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
+from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
 from autocompress.recover.staged import StagedHealing
 from autocompress.report.progress import hypervolume_share
 from autocompress.report.tables import write_trials
 from autocompress.search.promotion import Promotion
 from autocompress.search.recipes import recipes
-from autocompress.search.samplers import check_sampler, make_sampler
-from autocompress.search.space_builder import build_space, load_template
-from autocompress.search.tuner import Budget, StopReason, tune
+from autocompress.search.samplers import make_sampler
+from autocompress.search.tuner import StopReason, tune
 from autocompress.store.front_keeper import FrontKeeper
 from autocompress.store.manifest import check_same_inputs, make_manifest
 from autocompress.store.optuna_store import OptunaStore
 from autocompress.store.run_dir import RunFolder
 from autocompress.store.run_log import LoggedObserver
 
-#: Trials where the user set neither a number nor a time.
-DEFAULT_TRIALS = 100
-#: Shares of a time budget: for re-measuring the front at most, and for sensitivities.
-FINAL_SHARE = 0.15
+#: Share of a time budget for sensitivities.
 SENSITIVITY_SHARE = 0.12
-#: Seconds besides the timing itself that re-measuring one file takes: a fresh process loads two models.
-_FRESH_START = 1.5
 _REFERENCE = TimingPolicy(block_ms=40.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
-_SHORTEST_FINAL = 1.5
-OBJECTIVES = (*QUALITY_METRICS, "latency_ms", "size_bytes")
 
 
 def run_search(request: SearchRequest, observer: SearchObserver | None = None) -> SearchOutcome:
@@ -69,8 +55,8 @@ def run_search(request: SearchRequest, observer: SearchObserver | None = None) -
     Raises:
         UserError: something in the request is wrong; nothing that was computed is lost.
     """
-    prepared = _prepare(request)
-    path = request.out or _usual_folder(request)
+    prepared = prepare(request)
+    path = request.out or usual_folder(request)
     with RunFolder.create_or_open(path, {**request.to_dict(), "out": str(path)}) as run:
         watched = LoggedObserver(observer or SilentObserver(), run.log)
         with _collector_spared():
@@ -88,44 +74,10 @@ def _collector_spared() -> Iterator[None]:
         gc.unfreeze()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
-    """Whatever can be refused before the disk is touched."""
-
-    request: SearchRequest
-    budget: Budget
-    place: Place
-    data: DataBundle
-    graph: ModelGraph
-    objectives: tuple[Objective, ...]
-    space: SearchSpace
-
-
-def _prepare(request: SearchRequest) -> _Prepared:
-    budget = Budget(
-        trials=request.trials if request.trials or request.budget_seconds else DEFAULT_TRIALS,
-        seconds=request.budget_seconds,
-    )
-    check_sampler(request.sampler)
-    template = load_template(request.space)
-    place = load_place(request.target, request.device, request.runtime)
-    data = load_data(request.data)
-    metric = data.metric
-    if data.labelled and "fidelity" in request.objectives:
-        data, metric = data.without_labels(), "fidelity"
-    objectives = _objectives(request, metric)
-    graph = load_graph(request.model, data)
-    sized = [Constraint(metric="size_bytes", bound=1.0)] if request.max_size_mb else []
-    space = build_space(graph, place.spec, template, objectives=objectives, constraints=sized)
-    return _Prepared(
-        request=request, budget=budget, place=place, data=data, graph=graph, objectives=objectives, space=space
-    )
-
-
 class _Search:
     """The run in flight."""
 
-    def __init__(self, prepared: _Prepared, run: RunFolder, observer: LoggedObserver) -> None:
+    def __init__(self, prepared: Prepared, run: RunFolder, observer: LoggedObserver) -> None:
         self._request = request = prepared.request
         self._budget = prepared.budget
         self._place = place = prepared.place
@@ -157,7 +109,7 @@ class _Search:
         """All of it; see :func:`run_search`."""
         manifest = self._open()
         quality = self._quality.score(self._reference)
-        constraints = _constraints(self._request, quality)
+        constraints = constraints_of(self._request, quality)
         latency, figure = self._latency(manifest)
         manifest["objectives"] = [o.metric for o in self._objectives]
         manifest["constraints"] = [[c.metric, c.bound] for c in constraints]
@@ -185,7 +137,7 @@ class _Search:
             )
             if self._budget.seconds is not None:
                 limit = self._budget.seconds
-                self._budget.reserve_seconds = lambda: _reserve(limit, keeper, measured=self._place.measured)
+                self._budget.reserve_seconds = lambda: reserve_seconds(limit, keeper, measured=self._place.measured)
             reason = self._tune(store, keeper, latency, constraints)
             self._messages.append(f"The search ended because {reason}.")
             stopped = reason is StopReason.ASKED
@@ -339,95 +291,32 @@ class _Search:
         fresh = [(trial, path) for trial, path in finalists if not keeper.is_final(trial)]
         if not fresh:
             return True
+        watch = Watch(on_stage=self._observer.on_stage, should_stop=self._observer.should_stop)
+        test = self._data.test
+        quality = None if test is None else QualityEvaluator(self._runner, test, self._reference)
         try:
-            tested = self._tested(fresh)
+            tested = score_on_test_set(fresh, quality, self._runner, watch)
             if self._place.measured:
-                tested = self._measured_again(tested, reference_ms)
+                tested = measure_again(
+                    tested,
+                    self._run.baseline,
+                    reference_ms=reference_ms,
+                    target=self._place.target.name,
+                    threads=self._threads,
+                    sample=self._sample,
+                    budget_seconds=self._budget.seconds,
+                    watch=watch,
+                )
+                front = ParetoFront.of([trial for trial, _ in tested], self._objectives)
+                self._messages.append(
+                    f"Measured again in fresh processes: {len(front.trials)} of {len(tested)} points stay on the front."
+                )
         except Interrupted:
             return False
         last = {trial.number: trial for trial, _ in (*finalists, *tested)}
         keeper.finish(list(last.values()))
         return True
 
-    def _tested(self, finalists: Sequence[tuple[Trial, Path]]) -> list[tuple[Trial, Path]]:
-        """Test quality of the very files."""
-        if self._data.test is None:
-            return list(finalists)
-        metric = self._quality.metric
-        quality = QualityEvaluator(self._runner, self._data.test, self._reference)
-        found = []
-        for trial, path in finalists:
-            if self._observer.should_stop():
-                raise Interrupted
-            self._observer.on_stage(-1, trial.candidate.label, f"test {metric}")
-            found.append((quality_with_test(trial, metric, quality.score(self._runner.build(path))), path))
-        return found
-
-    def _measured_again(self, finalists: Sequence[tuple[Trial, Path]], reference_ms: float) -> list[tuple[Trial, Path]]:
-        policy = CAREFUL
-        if self._budget.seconds is not None:
-            seconds = FINAL_SHARE * self._budget.seconds / len(finalists) - _FRESH_START
-            limit = min(CAREFUL.max_seconds, max(_SHORTEST_FINAL, seconds))
-            policy = replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 30.0)
-        trials = remeasure(
-            finalists,
-            self._run.baseline,
-            reference_ms=reference_ms,
-            target=self._place.target.name,
-            threads=self._threads,
-            policy=policy,
-            sample=self._sample,
-            on_file=lambda trial: self._observer.on_stage(-1, trial.candidate.label, "time again"),
-            should_stop=self._observer.should_stop,
-        )
-        front = ParetoFront.of(trials, self._objectives)
-        self._messages.append(
-            f"Measured again in fresh processes: {len(front.trials)} of {len(trials)} points stay on the front."
-        )
-        return [(trial, path) for trial, (_, path) in zip(trials, finalists, strict=True)]
-
-
-def _objectives(request: SearchRequest, metric: str) -> tuple[Objective, ...]:
-    """The quality metric that the data allows first, then the rest as asked."""
-    for name in request.objectives:
-        if name not in OBJECTIVES:
-            raise UserError(f"{name!r} is not measured in this release; objectives are {', '.join(OBJECTIVES)}.")
-    rest = [name for name in request.objectives if name not in QUALITY_METRICS]
-    return tuple(Objective(metric=name) for name in (metric, *rest))
-
-
-def _constraints(request: SearchRequest, baseline: Measurement) -> list[Constraint]:
-    found = []
-    if request.max_accuracy_drop is not None:
-        # Shares of samples are rounded: a drop of exactly the limit is within it.
-        found.append(Constraint(metric=baseline.metric, bound=baseline.value - request.max_accuracy_drop - 1e-9))
-    if request.max_latency_ms is not None:
-        found.append(Constraint(metric="latency_ms", bound=request.max_latency_ms))
-    if request.max_size_mb is not None:
-        found.append(Constraint(metric="size_bytes", bound=request.max_size_mb * 1e6))
-    return found
-
 
 def _scored(trial: Trial, objectives: Sequence[Objective]) -> bool:
     return all(o.metric in trial.measurements for o in objectives)
-
-
-def _reserve(limit: float, keeper: FrontKeeper, *, measured: bool) -> float:
-    """Seconds to keep back for the front."""
-    each = _FRESH_START + CAREFUL.max_seconds if measured else 0.5
-    return min(FINAL_SHARE * limit, keeper.pending * each)
-
-
-def _usual_folder(request: SearchRequest) -> Path:
-    """Where a search without --out goes: the same command finds its folder again."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(request.model.rpartition("/")[2]).name).strip("-").lower() or "model"
-    base = Path("runs") / f"{stem}-{request.target}"
-    return next(path for path in _numbered(base) if RunFolder.may_hold(path, request.to_dict()))
-
-
-def _numbered(base: Path) -> Any:
-    yield base
-    number = 2
-    while True:
-        yield base.with_name(f"{base.name}-{number}")
-        number += 1

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 
 from autocompress.core.errors import RunFolderError
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.trial import Trial
+from autocompress.graph.model_graph import ModelGraph
 from autocompress.outcome import read_space, recommend, record_of, write_space
+from autocompress.store.front_keeper import FrontKeeper
 from autocompress.store.run_dir import RunFolder
 
 OBJECTIVES = (Objective(metric="accuracy"), Objective(metric="latency_ms"))
@@ -23,6 +26,16 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder.create_or_open(tmp_path / "run", {"model": "demo"})
     folder.close()
     return folder
+
+
+@pytest.fixture
+def made_up_graph() -> ModelGraph:
+    """``y = relu(x)``: what the artifacts hold does not matter here."""
+    x = ir.Value(name="x", shape=ir.Shape(["n", 2]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.Node("", "Relu", [x], name="relu")
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", x.shape, x.type
+    graph = ir.Graph([x], [node.outputs[0]], nodes=[node], opset_imports={"": 21}, name="g")
+    return ModelGraph(ir.Model(graph, ir_version=10))
 
 
 @pytest.fixture
@@ -64,3 +77,15 @@ def test_a_run_without_a_baseline_says_so(run: RunFolder, trials: list[Trial]) -
 def test_the_space_reads_back(run: RunFolder, made_up_run: Any) -> None:
     write_space(run, made_up_run.space)
     assert read_space(run) == made_up_run.space
+
+
+def test_a_stopped_search_shows_what_was_found_since_the_last_one_ended(
+    run: RunFolder, trials: list[Trial], made_up_graph: ModelGraph
+) -> None:
+    keeper = FrontKeeper(run, objectives=OBJECTIVES)
+    for trial in trials[:2]:
+        keeper.keep(trial, made_up_graph)
+    keeper.finish(trials[:2])
+    assert [t.number for t in record_of(run, trials[:2], OBJECTIVES, []).front.trials] == [1, 0]
+    keeper.keep(trials[2], made_up_graph)
+    assert [t.number for t in record_of(run, trials, OBJECTIVES, []).front.trials] == [2, 1, 0]

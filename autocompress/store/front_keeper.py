@@ -145,6 +145,12 @@ def final_trial(run: RunFolder, trial: Trial) -> Trial | None:
     return None
 
 
+def has_pending(run: RunFolder) -> bool:
+    """Whether an artifact waits to be measured again: a search is running, or was stopped before its end."""
+    found = (read_metrics(run, int(folder.name)) for folder in _folders(run))
+    return any(metrics is not None and not metrics.get("final") for metrics in found)
+
+
 def _folders(run: RunFolder) -> list[Path]:
     if not run.front.is_dir():
         return []

@@ -1,0 +1,104 @@
+"""The end of a search: the front's files on the test set, and timed again from fresh processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autocompress.core.errors import Interrupted
+from autocompress.core.measurement import CAREFUL, TimingPolicy
+from autocompress.core.protocols import Batch, Runtime
+from autocompress.core.trial import Trial
+from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.evaluate.finalists import quality_with_test, remeasure
+from autocompress.store.front_keeper import FrontKeeper
+
+#: Share of a time budget for measuring the front again, at most.
+FINAL_SHARE = 0.15
+#: Seconds besides the timing itself that one file takes: a fresh process loads two models.
+_FRESH_START = 1.5
+_SHORTEST = 1.5
+Finalist = tuple[Trial, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Who is told of each file, and asked whether to stop.
+
+    Args:
+        on_stage: called with a trial number (-1), a label and a stage.
+        should_stop: asked before each file.
+    """
+
+    on_stage: Callable[[int, str, str], None]
+    should_stop: Callable[[], bool]
+
+
+def score_on_test_set(
+    finalists: Sequence[Finalist], quality: QualityEvaluator | None, runtime: Runtime, watch: Watch
+) -> list[Finalist]:
+    """Note the quality of the very files on the test set.
+
+    Args:
+        finalists: trials with their files.
+        quality: of the test set; None where there is none.
+        runtime: that runs the files.
+        watch: told of each file.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    if quality is None:
+        return list(finalists)
+    found = []
+    for trial, path in finalists:
+        if watch.should_stop():
+            raise Interrupted
+        watch.on_stage(-1, trial.candidate.label, f"test {quality.metric}")
+        found.append((quality_with_test(trial, quality.metric, quality.score(runtime.build(path))), path))
+    return found
+
+
+def measure_again(
+    finalists: Sequence[Finalist],
+    baseline: Path,
+    *,
+    reference_ms: float,
+    target: str,
+    threads: int,
+    sample: Batch,
+    budget_seconds: float | None,
+    watch: Watch,
+) -> list[Finalist]:
+    """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    trials = remeasure(
+        finalists,
+        baseline,
+        reference_ms=reference_ms,
+        target=target,
+        threads=threads,
+        policy=_policy(budget_seconds, len(finalists)),
+        sample=sample,
+        on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
+        should_stop=watch.should_stop,
+    )
+    return [(trial, path) for trial, (_, path) in zip(trials, finalists, strict=True)]
+
+
+def reserve_seconds(budget_seconds: float, keeper: FrontKeeper, *, measured: bool) -> float:
+    """Seconds to keep back for the end of a search."""
+    each = _FRESH_START + CAREFUL.max_seconds if measured else 0.5
+    return min(FINAL_SHARE * budget_seconds, keeper.pending * each)
+
+
+def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
+    if budget_seconds is None:
+        return CAREFUL
+    seconds = FINAL_SHARE * budget_seconds / count - _FRESH_START
+    limit = min(CAREFUL.max_seconds, max(_SHORTEST, seconds))
+    return replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 30.0)
