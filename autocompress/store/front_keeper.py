@@ -71,7 +71,7 @@ class FrontKeeper:
         known = {trial.number: trial for trial in self._trials}
         found = []
         for number in self._front_numbers():
-            path = self._run.front / str(number) / MODEL
+            path = artifact_folder(self._run, number) / MODEL
             if path.is_file():
                 found.append((final_trial(self._run, known[number]) or known[number], path))
         return found
@@ -83,6 +83,9 @@ class FrontKeeper:
     def finish(self, trials: Sequence[Trial]) -> None:
         """Note the last figures of the front's trials, and remove every other artifact.
 
+        What these figures no longer put on the front is set aside: another session's constraints may want it, and
+        without its figures it would come back by its luckier first reading.
+
         Raises:
             RunFolderError: they cannot be written.
         """
@@ -90,7 +93,20 @@ class FrontKeeper:
             metrics = read_metrics(self._run, trial.number) or {}
             self._write_metrics(trial, str(metrics.get("sha256", "")), final=True)
         self._remove_others([trial.number for trial in trials])
+        front, _ = constrained_front(trials, self._objectives, self._constraints)
+        shown = {trial.number for trial in front.trials}
+        for trial in trials:
+            self._move(trial.number, self._run.front if trial.number in shown else self._run.overtaken)
         self._count()
+
+    def _move(self, number: int, place: Path) -> None:
+        source, goal = artifact_folder(self._run, number), place / str(number)
+        if source != goal and source.is_dir():
+            try:
+                place.mkdir(exist_ok=True)
+                source.replace(goal)
+            except OSError as error:
+                raise RunFolderError(f"{str(source)!r} cannot be moved to {str(goal)!r}: {error}.") from error
 
     def _count(self) -> None:
         self.pending = sum(not self.is_final(trial) for trial, _ in self.finalists())
@@ -106,7 +122,7 @@ class FrontKeeper:
 
     def _write_metrics(self, trial: Trial, sha256: str, *, final: bool) -> None:
         self._run.write_json(
-            self._run.front_folder(trial.number) / METRICS,
+            artifact_folder(self._run, trial.number) / METRICS,
             {
                 "trial": trial.number,
                 "label": trial.candidate.label,
@@ -118,13 +134,19 @@ class FrontKeeper:
         )
 
 
+def artifact_folder(run: RunFolder, number: int) -> Path:
+    """Where a trial's artifact lies, or would."""
+    aside = run.overtaken / str(number)
+    return aside if aside.is_dir() else run.front / str(number)
+
+
 def read_metrics(run: RunFolder, number: int) -> dict[str, Any] | None:
     """What stands beside one artifact, or None where there is none.
 
     Raises:
         RunFolderError: it is not JSON.
     """
-    path = run.front / str(number) / METRICS
+    path = artifact_folder(run, number) / METRICS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -152,6 +174,5 @@ def has_pending(run: RunFolder) -> bool:
 
 
 def _folders(run: RunFolder) -> list[Path]:
-    if not run.front.is_dir():
-        return []
-    return [folder for folder in run.front.iterdir() if folder.is_dir() and folder.name.isdigit()]
+    places = [place for place in (run.front, run.overtaken) if place.is_dir()]
+    return [folder for place in places for folder in place.iterdir() if folder.is_dir() and folder.name.isdigit()]

@@ -111,6 +111,11 @@ class RunFolder:
         return self.path / "front"
 
     @property
+    def overtaken(self) -> Path:
+        """Folder of artifacts that were on the front until they were measured again."""
+        return self.path / "overtaken"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"

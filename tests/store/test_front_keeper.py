@@ -120,3 +120,24 @@ def test_finishing_removes_what_fell_off_the_front(run: RunFolder, trial_factory
     keeper.keep(second, _graph(1))
     keeper.finish([first])
     assert _kept(run) == {"0"}
+
+
+def test_what_the_last_figures_overtake_is_set_aside_and_comes_back_for_other_constraints(
+    run: RunFolder, trial_factory: Callable[..., Trial]
+) -> None:
+    better = trial_factory(0, accuracy=0.95, latency_ms=1.0)
+    lucky = trial_factory(1, accuracy=0.94, latency_ms=0.9)
+    keeper = FrontKeeper(run, objectives=OBJECTIVES)
+    keeper.keep(better, _graph(1.0))
+    keeper.keep(lucky, _graph(2.0))
+    keeper.finish([better, trial_factory(1, accuracy=0.94, latency_ms=1.1)])
+    assert _kept(run) == {"0"}
+    assert (run.overtaken / "1" / "model.onnx").is_file()
+    again = FrontKeeper(run, objectives=OBJECTIVES, history=[better, lucky])
+    assert {t.number: t.value("latency_ms") for t, _ in again.finalists()} == {0: 1.0, 1: 1.1}
+    assert again.pending == 0
+    other = FrontKeeper(
+        run, objectives=OBJECTIVES, constraints=[Constraint(metric="accuracy", bound=0.93)], history=[better, lucky]
+    )
+    other.finish([trial_factory(1, accuracy=0.94, latency_ms=1.1)])
+    assert _kept(run) == {"1"}
