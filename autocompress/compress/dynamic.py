@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from autocompress.compress.edit import Attributes, Editor
-from autocompress.compress.packed import packed_tensor
+from autocompress.compress.planes import stored_integers
 from autocompress.compress.weights import QuantizedWeight
 
 
@@ -37,10 +37,7 @@ class DynamicMaker:
         values = quantized.values
         if node.op_type == "Gemm" and node.attributes.get_int("transB"):
             values = np.ascontiguousarray(values.T)
-        stored = editor.constant(packed_tensor(values, bits, f"{name}_q{bits}"))
-        if stored.dtype != ir.DataType.INT8:
-            kind = ir.DataType.INT8
-            stored = editor.before(node, "Cast", [stored], f"{name}_i8", kind, attributes={"to": int(kind)})
+        stored = stored_integers(node, editor, values, bits, name, ir.DataType.INT8)
         kernel = "ConvInteger" if conv else "MatMulInteger"
         # ConvInteger's attributes are those of Conv.
         attributes: Attributes | None = dict(node.attributes) if conv else None

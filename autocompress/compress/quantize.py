@@ -20,8 +20,9 @@ from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
 from autocompress.compress.half import to_half
 from autocompress.compress.matmul_nbits import DOMAIN, refused_matmul_nbits, use_matmul_nbits
-from autocompress.compress.packed import allow_int2, packed_tensor
+from autocompress.compress.packed import allow_int2
 from autocompress.compress.placement import place
+from autocompress.compress.planes import stored_integers
 from autocompress.compress.stored import store_grouped
 from autocompress.compress.weight_only import output_axis, store_half, store_packed
 from autocompress.compress.weights import QuantizedWeight, WeightCache, with_scale
@@ -200,11 +201,8 @@ class _IntegerMaker:
         if bias is not None:
             quantized = _fit_bias(weight, quantized, bias, source.scale)
         name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
-        stored = self._editor.constant(packed_tensor(quantized.values, plan.weight_bits, f"{name}_q{plan.weight_bits}"))
-        if stored.dtype != ir.DataType.INT8:
-            # ONNX Runtime folds the Cast at load and finds plain int8; a bare INT4 DequantizeLinear stays float.
-            kind = ir.DataType.INT8
-            stored = self._editor.before(node, "Cast", [stored], f"{name}_i8", kind, attributes={"to": int(kind)})
+        # ONNX Runtime folds the Cast at load and finds plain int8; a bare INT4 DequantizeLinear stays float.
+        stored = stored_integers(node, self._editor, quantized.values, plan.weight_bits, name, ir.DataType.INT8)
         self._dequantize(node, 1, stored, quantized.scale, name, quantized)
         if bias is not None and bias_value is not None:
             steps = np.asarray(quantized.scale * source.scale, np.float32)

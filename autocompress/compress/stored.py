@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
 from autocompress.compress.packed import packed_tensor
+from autocompress.compress.planes import stored_integers
 
 _TO_FLOAT = {"to": int(ir.DataType.FLOAT)}
-_TO_INT32 = {"to": int(ir.DataType.INT32)}
 
 
 def store_grouped(node: ir.Node, editor: Editor, grouped: GroupedWeight, bits: int) -> None:
@@ -46,11 +46,10 @@ class _Writer:
         grouped = self._grouped
         blocks = grouped.grouping.granularity == "block"
         codes = grouped.codes if blocks else grouped.grouping.join(grouped.codes)
-        stored = self._editor.constant(packed_tensor(codes, self._bits, f"{self._name}_q{self._bits}"))
-        if grouped.table is None:
-            real = self._make("Cast", [stored], "f", _TO_FLOAT)
-        else:
-            places = self._make("Cast", [stored], "i32", _TO_INT32, ir.DataType.INT32)
+        kind = ir.DataType.FLOAT if grouped.table is None else ir.DataType.INT32
+        real = stored_integers(self._node, self._editor, codes, self._bits, self._name, kind)
+        if grouped.table is not None:
+            places = real
             real = self._make("Gather", [self._editor.array(grouped.table, f"{self._name}_table"), places], "f")
         if grouped.zero is not None:
             zeros = packed_tensor(self._beside(grouped.zero), self._bits, f"{self._name}_zero")

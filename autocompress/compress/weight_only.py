@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from autocompress.compress.edit import Editor
-from autocompress.compress.packed import packed_tensor
+from autocompress.compress.planes import stored_integers
 from autocompress.compress.weights import QuantizedWeight
 from autocompress.core.errors import CandidateError
 
@@ -22,12 +22,9 @@ def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedW
     sizes = quantized.values.shape
     shape = [1] * len(sizes)
     shape[quantized.axis] = -1
-    stored = editor.constant(packed_tensor(quantized.values, bits, f"{name}_q{bits}"))
     steps = quantized.scale[:1].reshape(()) if quantized.per_tensor else quantized.scale.reshape(shape)
     scale = editor.array(steps, f"{name}_scale")
-    integers = editor.before(
-        node, "Cast", [stored], f"{name}_f", ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)}
-    )
+    integers = stored_integers(node, editor, quantized.values, bits, name, ir.DataType.FLOAT)
     real = editor.before(node, "Mul", [integers, scale], f"{name}_dq", ir.DataType.FLOAT, shape=ir.Shape(sizes))
     node.replace_input_with(1, real)
 

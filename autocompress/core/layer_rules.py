@@ -14,7 +14,7 @@ GRANULARITIES = ("channel", "tensor", "block")
 FORMATS = ("uniform", "codebook", "log", "power_of_two")
 ROUNDINGS = ("nearest", "adaround")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-#: Bits that a file holds for as many that are asked for: the narrowest type of ONNX that takes them.
+#: Bits of the narrowest type of ONNX that takes as many as are asked for.
 STORED_BITS = {8: 8, 6: 8, 4: 4, 3: 4, 2: 2}
 #: Fields of a layer's plan that say how its integers are made, and what they are where a plan is silent.
 QUANTIZATION_DEFAULTS: dict[str, Any] = {

@@ -88,7 +88,8 @@ def _should_fold(node: ir.Node) -> bool | None:
     source = node.inputs[0].const_value if node.inputs and node.inputs[0] is not None else None
     if source is None:
         return None
-    if node.op_type == "Cast" and source.dtype in _PACKED:
+    if node.op_type == "BitShift" or (node.op_type == "Cast" and source.dtype in _PACKED):
+        # Weights in few bits stay so.
         return False
     # The folder keeps ConstantOfShape for its size; a small one is often part of a shape.
     if node.op_type == "ConstantOfShape" and math.prod(np.atleast_1d(source.numpy()).tolist()) <= 64:

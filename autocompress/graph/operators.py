@@ -226,6 +226,10 @@ def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
+def _bit_shift(node: OperatorNode) -> Function:
+    return torch.bitwise_left_shift if node.attributes["direction"] == "LEFT" else torch.bitwise_right_shift
+
+
 OPERATORS: dict[str, Builder] = {
     "Abs": _plain(torch.abs),
     "Add": _plain(torch.add),
@@ -234,6 +238,7 @@ OPERATORS: dict[str, Builder] = {
     "ArgMin": _arg(torch.argmin),
     "AveragePool": spatial.average_pool,
     "BatchNormalization": spatial.batch_norm,
+    "BitShift": _bit_shift,
     "Cast": shape.cast,
     "Ceil": _plain(torch.ceil),
     "Celu": _with(F.celu, alpha=1.0),
