@@ -250,24 +250,27 @@ def measure(
 
 
 def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | None = None) -> dict[str, Any]:
-    """Estimate latency and size of a plan from the target's profile; nothing is built or run.
+    """Estimate latency and size of a plan from the target's profile; nothing is run.
 
     Returns:
-        ``estimated_latency_ms`` and ``estimated_size_bytes`` with their intervals, the uncompressed model's, and where
-        the time goes.
+        ``estimated_latency_ms`` with its interval, ``estimated_size_bytes`` as counted on the plan's graph, the
+        uncompressed model's, ``notes`` on what is not priced, and where the time goes.
 
     Raises:
         UserError: the model, plan, target or runtime is wrong.
     """
+    from autocompress.compress.outline import file_bytes, outline
     from autocompress.core.plan import CompressionPlan
     from autocompress.cost.roofline import Roofline
-    from autocompress.cost.size import SizeModel
     from autocompress.loading import load_graph, load_place
 
     place = load_place(target, None, runtime)
     graph = load_graph(model)
-    roofline, sizes = Roofline(place.target, place.spec), SizeModel()
-    latency, size = roofline.estimate(graph, plan), sizes.estimate(graph, plan)
+    roofline = Roofline(place.target, place.spec)
+    # Refused by the uncompressed layers' names, as the user knows them.
+    roofline.check(graph, plan)
+    shaped, rest = outline(graph, plan)
+    latency = roofline.estimate(shaped, rest)
     base = roofline.estimate(graph, CompressionPlan())
     return {
         "target": target,
@@ -277,11 +280,11 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
         "estimated_latency_interval_ms": _ends(latency),
         "estimated_uncompressed_latency_ms": base.value,
         "estimated_latency_ratio": latency.value / base.value,
-        "estimated_size_bytes": size.value,
-        "estimated_size_interval_bytes": _ends(size),
+        "estimated_size_bytes": file_bytes(graph, plan),
         "uncompressed_size_bytes": graph.size_bytes(),
         "estimator": latency.fingerprint,
         "threads": place.spec.threads,
+        "notes": _unpriced(plan, place.spec.name),
         "layers": [
             {
                 "name": op.name,
@@ -291,7 +294,7 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
                 "of_it_conversion_ms": op.conversion_ms,
                 "bound": op.bound,
             }
-            for op in roofline.estimate_layers(graph, plan)
+            for op in roofline.estimate_layers(shaped, rest)
         ],
     }
 
@@ -300,11 +303,13 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
     """A model's layers and channel groups, what a target allows, and with data the sensitivities.
 
     Returns:
-        Plain JSON values: ``layers``, ``groups``, ``blocks``, ``refused``, and ``sensitivities`` where data is given.
+        Plain JSON values: ``layers``, ``groups``, ``blocks``, ``refused``, ``notes`` where the model was read
+        in a way one should know of, and ``sensitivities`` where data is given.
 
     Raises:
         UserError: the model, target or data is wrong.
     """
+    from autocompress.compress.legal import legality
     from autocompress.core.space import SearchSpace
     from autocompress.evaluate.data import load_data
     from autocompress.loading import load_graph, load_place
@@ -316,7 +321,7 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
     template = load_template("default").model_copy(update={"size_only": "always"})
     note = None
     try:
-        space = build_space(graph, place.spec, template)
+        space = build_space(graph, place.spec, template, legal=legality(graph))
     except SpaceError as error:
         space, note = SearchSpace(choices=()), str(error)
     precisions = {c.subject: list(c.options) for c in (*space.choices, *space.fixed) if c.kind == "precision"}
@@ -356,6 +361,8 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
         "blocks": [{"name": block.name, "layers": list(block.layers)} for block in graph.blocks()],
         "refused": [{"subject": r.subject, "option": r.option, "reason": r.reason} for r in space.refused],
     }
+    if graph.notes:
+        result["notes"] = list(graph.notes)
     if note is not None:
         result["note"] = note
     if bundle is not None:
@@ -393,6 +400,16 @@ def _sensitivities(graph: ModelGraph, space: SearchSpace, spec: RuntimeSpec, bun
         for option, value in options.items()
         if value > 0
     ]
+
+
+def _unpriced(plan: CompressionPlan, runtime: str) -> list[str]:
+    """What of a plan the estimate of its latency does not see."""
+    notes = []
+    if plan.sparsities:
+        notes.append(f"zeros save no time: {runtime} runs sparse layers with the kernels of dense ones")
+    if any(layer.granularity == "block" for layer in plan.layers.values()):
+        notes.append("linear layers in blocks are priced as float32 layers; MatMulNBits may be slower or faster")
+    return notes
 
 
 def _shape(sizes: Sequence[int | None]) -> str:

@@ -12,7 +12,7 @@ def predict(
     runtime: RuntimeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Estimate latency and size of a plan from the target's profile, without building or running anything."""
+    """Estimate latency and size of a plan from the target's profile, without running anything."""
     wanted = read_plan(plan)
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_document

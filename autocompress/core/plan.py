@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -40,6 +41,14 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "float | None": (int, float),
     "str": (str,),
     "bool": (bool,),
+}
+#: Words of a label to the fields they stand for.
+_LABEL_WORDS: dict[str, dict[str, Any]] = {
+    "tensor": {"granularity": "tensor"},
+    "asymmetric": {"symmetric": False},
+    "dynamic": {"dynamic": True},
+    "adaround": {"rounding": "adaround"},
+    **{name: {"format": name} for name in ("codebook", "log", "power_of_two")},
 }
 #: What ends the names of a layer's low-rank factors, behind a dot.
 _FACTORS = ("0", "1", "2")
@@ -107,6 +116,28 @@ class LayerPlan:
         parts += [word for word, given in (("asymmetric", not self.symmetric), ("dynamic", self.dynamic)) if given]
         parts += [word for word in (self.format, self.rounding) if word not in ("uniform", "nearest")]
         return "-".join(parts)
+
+    @classmethod
+    def from_label(cls, label: str) -> LayerPlan:
+        """The plan of at most 8 bits that has this :attr:`label`.
+
+        Raises:
+            PlanError: not such a label, or its parts do not go together.
+        """
+        bits, *words = label.split("-")
+        found = re.fullmatch(r"w(\d+)a(\d+)", bits)
+        values: dict[str, Any] = {}
+        for word in words:
+            block = re.fullmatch(r"block(\d+)", word)
+            if block:
+                values |= {"granularity": "block", "block_size": int(block[1])}
+            elif word in _LABEL_WORDS:
+                values |= _LABEL_WORDS[word]
+            else:
+                found = None
+        if found is None:
+            raise PlanError(f"A format is called like 'w6a8', 'w4a32-block32' or 'w4a32-codebook', but got {label!r}.")
+        return cls(weight_bits=int(found[1]), activation_bits=int(found[2]), **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from autocompress.core.errors import PlanError, UnknownNameError
-from autocompress.core.layer_rules import changed
+from autocompress.core.layer_rules import STORED_BITS, changed
 from autocompress.core.plan import LayerPlan
 
 
@@ -49,6 +49,19 @@ class Precision(StrEnum):
         """The precision that a layer plan asks for; None where the plan has none (see :meth:`of`)."""
         return None if changed(plan) else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
 
+    @classmethod
+    def pricing(cls, plan: LayerPlan) -> Precision:
+        """The precision whose kernel runs a layer plan, however its integers are made and stored.
+
+        Raises:
+            PlanError: ranges that are found at run time, which no profile prices.
+        """
+        found = cls.matching(plan)
+        if found is None and (plan.dynamic or plan.weight_bits > 8):
+            return cls.of(plan)
+        # Weights are unpacked at load, so what they were kept in does not reach the kernel.
+        return found or _BY_BITS[(STORED_BITS[plan.weight_bits], plan.activation_bits)]
+
     @property
     def layer_plan(self) -> LayerPlan:
         """The layer plan that asks for this precision."""
@@ -67,6 +80,21 @@ _BY_BITS: dict[tuple[int, int], Precision] = {
     (4, 32): Precision.W4,
     (2, 32): Precision.W2,
 }
+
+
+def option_of(plan: LayerPlan) -> str:
+    """What a search calls a layer plan: its precision, else its label; rank and sparsity are choices of their own."""
+    precision = Precision.matching(plan)
+    return plan.label if precision is None else precision.value
+
+
+def plan_of(option: str) -> LayerPlan:
+    """The layer plan that :func:`option_of` names.
+
+    Raises:
+        PlanError: neither a precision nor a label.
+    """
+    return Precision(option).layer_plan if option in list(Precision) else LayerPlan.from_label(option)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

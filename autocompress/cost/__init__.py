@@ -1,1 +1,1 @@
-"""Estimates of latency and size."""
+"""Estimates of latency."""

@@ -83,11 +83,11 @@ class Roofline:
             plan: what would be done to it.
 
         Raises:
-            PlanError: as :meth:`check`, or the plan has low-rank factors.
+            PlanError: as :meth:`check`, or the plan has ranks: see :func:`autocompress.compress.outline.outline`.
         """
         if plan.ranks:
             name = next(iter(plan.ranks))
-            raise PlanError(f"Low-rank factors have no latency estimate yet (layer {name!r}): compress and measure.")
+            raise PlanError(f"Layer {name!r} has a rank: estimate the graph whose layers are taken apart.")
         operations = self.estimate_layers(graph, plan)
         value = sum(op.ms for op in operations)
         factor = self.error_factor
@@ -179,7 +179,7 @@ class Roofline:
         for op in structure.operations:
             if op.layer is None:
                 continue
-            precision = Precision.of(plan.layer(op.name))
+            precision = Precision.pricing(plan.layer(op.name))
             capability = self._capability(op, precision)
             if capability.supported:
                 found[op.name] = precision
@@ -189,7 +189,7 @@ class Roofline:
             if op.name in plan.layers:
                 raise PlanError(f"{reason}: {capability.reason}.")
         default = plan.layers.get(DEFAULT)
-        if refused and default is not None and Precision.of(default) not in found.values():
+        if refused and default is not None and Precision.pricing(default) not in found.values():
             raise PlanError(refused)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autocompress.compress.outline import outline
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import Artifact, CostModel, Runtime
@@ -71,7 +72,7 @@ class EstimatedLatency:
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """The estimate for ``plan``."""
-        return self._model.estimate(self._graph, plan)
+        return self._model.estimate(*outline(self._graph, plan))
 
     def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
         """The same estimate: healing does not change it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock, kept_channels
-from autocompress.core.target import Precision
+from autocompress.core.target import option_of
 from autocompress.core.trial import Trial
 
 #: Stands for the precision of a layer that is not there.
@@ -44,7 +44,7 @@ def layer_table(
         trials=tuple(trials),
         precision=tuple(
             tuple(
-                SKIPPED if block_of.get(layer.name) in t.plan.skip else Precision.of(t.plan.layer(layer.name)).value
+                SKIPPED if block_of.get(layer.name) in t.plan.skip else option_of(t.plan.layer(layer.name))
                 for t in trials
             )
             for layer in layers

@@ -192,3 +192,15 @@ def test_a_search_on_the_users_own_model_resumes_and_exports(place: Path, capsys
     assert run(["report", "run"]) == 0
     assert run(["export", "run", "--pick", "best", "--out", "deploy"]) == 0
     assert (place / "deploy" / "model.onnx").is_file()
+
+
+def test_predict_prices_factors_and_says_that_zeros_save_no_time(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {"rank": {"ratio": 0.25}, "sparsity": {"ratio": 0.9, "storage": "sparse"}}
+    (place / "thin.json").write_text(json.dumps({"layers": {"*": wanted}}))
+    found = _json(capsys, "predict", "nets.py:net", "--plan", "thin.json", "--target", "jetson-nano")
+    assert {"3.0", "3.1", "3.2"} <= {row["name"] for row in found["layers"]}
+    assert "zeros save no time" in found["notes"][0]
+    assert run(["compress", "nets.py:net", "--plan", "thin.json", "--out", "thin.onnx"]) == 0
+    assert found["estimated_size_bytes"] == pytest.approx((place / "thin.onnx").stat().st_size, rel=0.01)

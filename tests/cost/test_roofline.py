@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from autocompress.compress.outline import outline
 from autocompress.core.errors import PlanError, TargetError
 from autocompress.core.measurement import Provenance
 from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.rank_plan import RankPlan
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
 from autocompress.cost.roofline import Roofline
 from autocompress.graph.model_graph import ModelGraph
@@ -136,3 +138,19 @@ def test_a_validated_profile_states_its_error(graph: ModelGraph) -> None:
 def test_a_target_without_bandwidth_cannot_be_estimated() -> None:
     with pytest.raises(TargetError, match="no memory bandwidth"):
         Roofline(replace(TARGET, facts={}), SPEC)
+
+
+def test_how_integers_are_stored_leaves_the_kernel_alone(graph: ModelGraph) -> None:
+    for plan in (LayerPlan(weight_bits=3), LayerPlan(weight_bits=4, format="codebook")):
+        assert estimate(graph, CompressionPlan(layers={"*": plan})) == estimate(
+            graph, CompressionPlan(layers={"*": W4})
+        )
+
+
+def test_factors_are_priced_as_the_layers_that_they_are(graph: ModelGraph) -> None:
+    plan = CompressionPlan(layers={"conv2": LayerPlan(rank=RankPlan(ratio=0.25, method="tucker2"))})
+    with pytest.raises(PlanError, match="'conv2' has a rank"):
+        estimate(graph, plan)
+    shaped, rest = outline(graph, plan)
+    assert estimate(shaped, rest) == pytest.approx(2 * shaped.macs() / 0.5e9 * 1e3, rel=1e-3)
+    assert shaped.macs() < graph.macs()

@@ -1,0 +1,86 @@
+"""What a plan makes of a graph before anything is trained, calibrated or run: its shapes, and the bytes of its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from autocompress.compress.apply import Compressor
+from autocompress.compress.calibrate import Calibration
+from autocompress.core.plan import DEFAULT, CompressionPlan
+from autocompress.graph.model_graph import ModelGraph
+
+
+class _AnyRange(Calibration):
+    """Stands for ranges and means that are not known yet: they decide no shape and no byte count."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        means = {}
+        for node in graph.model.graph:
+            source = node.inputs[0] if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+            shape = None if source is None else graph.value_shape(str(source.name))
+            channels = shape[1 if "Conv" in node.op_type else -1] if shape and len(shape) > 1 else None
+            if source is not None and channels:
+                means[str(source.name)] = np.zeros(channels)
+        super().__init__({}, means=means)
+
+    def supports(self, method: str) -> bool:
+        return True
+
+    def range(self, value: str, method: str = "minmax") -> tuple[float, float]:
+        return -1.0, 1.0
+
+
+def outline(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, CompressionPlan]:
+    """A graph in the shapes that a plan gives it, and what of the plan is left to price.
+
+    Args:
+        graph: uncompressed.
+        plan: where it has no low-rank factors both come back as they are, as prune ratios and skipped blocks are priced
+            without building anything.
+
+    Returns:
+        The graph with its layers taken apart, narrower and without the skipped blocks; and the plan of its layers, in
+        which a factor has the precision of the layer it is part of.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+    """
+    if not plan.ranks:
+        return graph, plan
+    compressor = Compressor(graph)
+    shape = _without_data(plan)
+    thin = compressor.pruned(shape)
+    factors = {name: tuple(item.factors) for name, item in compressor.ranks(shape).items()}
+    names = {layer.name for layer in thin.layers()}
+    layers = {}
+    for name, layer in plan.layers.items():
+        for part in factors.get(name) or (name,):
+            if part in names or part == DEFAULT:
+                layers[part] = replace(layer, rank=None, sparsity=None)
+    return thin, CompressionPlan(layers=layers, calibrator=plan.calibrator)
+
+
+def file_bytes(graph: ModelGraph, plan: CompressionPlan) -> int:
+    """Bytes of the file that a plan gives: counted on its graph, which is made without data and never run.
+
+    They are those of a file that is calibrated on data, but for ``energy`` ranks where importance reads data: these
+    depend on which channels stay. Without data a few bytes of names are less.
+
+    Args:
+        graph: uncompressed.
+        plan: what would be done to it.
+
+    Raises:
+        PlanError: the plan does not fit the graph.
+    """
+    compressor = Compressor(graph)
+    shape = _without_data(plan)
+    thin = compressor.pruned(shape)
+    return compressor.finish(thin, shape, draft=True, calibration=_AnyRange(thin)).size_bytes()
+
+
+def _without_data(plan: CompressionPlan) -> CompressionPlan:
+    """Which channels go needs data to know; how many does not."""
+    return plan.replace(importance="l1", aggregation=None)
