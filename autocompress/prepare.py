@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from autocompress.compress.legal import legality
 from autocompress.core.errors import UserError
 from autocompress.core.measurement import Measurement
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
@@ -68,7 +69,8 @@ def prepare(request: SearchRequest) -> Prepared:
     objectives = _objectives(request, metric)
     graph = load_graph(request.model, data)
     sized = [Constraint(metric="size_bytes", bound=1.0)] if request.max_size_mb else []
-    space = build_space(graph, place.spec, template, objectives=objectives, constraints=sized)
+    legal = legality(graph)
+    space = build_space(graph, place.spec, template, objectives=objectives, constraints=sized, legal=legal)
     return Prepared(
         request=request, budget=budget, place=place, data=data, graph=graph, objectives=objectives, space=space
     )

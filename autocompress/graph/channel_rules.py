@@ -7,7 +7,7 @@ and MatMul, whose weights lose the entries that multiplied what was removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -25,13 +25,15 @@ from autocompress.graph.channel_tracker import (
     title,
 )
 
+#: Operators with subgraphs; what they read and give keeps its channels.
+CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 Rule = Callable[[ChannelTracker, ir.Node], None]
 
 
 def follow(tracker: ChannelTracker, node: ir.Node) -> None:
     """Apply the rule of a node's operator; where there is none, or it gives up, block what the node touches."""
     rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    reason = "is not followed"
+    reason = "is control flow" if node.op_type in CONTROL_FLOW else "is not followed"
     if rule is not None:
         try:
             rule(tracker, node)
@@ -42,7 +44,7 @@ def follow(tracker: ChannelTracker, node: ir.Node) -> None:
 
 
 def _give_up(tracker: ChannelTracker, node: ir.Node, reason: str) -> None:
-    for value in node.inputs:
+    for value in (*node.inputs, *_captured(node)):
         if value is None:
             continue
         try:
@@ -54,6 +56,19 @@ def _give_up(tracker: ChannelTracker, node: ir.Node, reason: str) -> None:
     for value in node.outputs:
         if value.shape is not None:
             tracker.set_axes(value, [f"comes out of {title(node)}"] * len(value.shape))
+
+
+def _captured(node: ir.Node) -> Iterator[ir.Value]:
+    """What the subgraphs of control flow read from outside."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        else:
+            graphs = list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                yield from (value for value in inner.inputs if value is not None and value.graph is node.graph)
+            yield from (value for value in graph.outputs if value.graph is node.graph)
 
 
 def _join_bias(tracker: ChannelTracker, node: ir.Node, position: int, channels: Axis) -> None:

@@ -125,6 +125,22 @@ class ModelGraph:
         """Whether the first axis of every input may be of any size."""
         return all(spec.shape and spec.shape[0] is None for spec in self.input_specs)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the model was read, one sentence each: types changed, control flow kept."""
+        from autocompress.graph.channel_rules import CONTROL_FLOW
+        from autocompress.graph.float_types import notes
+
+        kept = [node for node in self._model.graph if node.op_type in CONTROL_FLOW and node.domain in ("", "ai.onnx")]
+        return (
+            *notes(self._model),
+            *(
+                f"Node {node.name!r} ({node.op_type}) is control flow: it stays as it is, layers inside it too, and "
+                "channels that reach it are not pruned."
+                for node in kept
+            ),
+        )
+
     @cached_property
     def _layers(self) -> tuple[LayerInfo, ...]:
         from autocompress.graph.layers import find_layers
@@ -270,7 +286,10 @@ class ModelGraph:
         return serializing.digest(*self._skeleton)
 
     def to_torch(self) -> nn.Module:
-        """A torch module whose forward is this graph; parameters are the float initializers.
+        """A torch module whose forward is this graph; its parameters are the initializers, be they floats or integers.
+
+        Integers are trained as floats that fall onto the stored grid at every use; see
+        :class:`~autocompress.graph.executor.GraphModule`.
 
         Raises:
             ModelError: an operator that the executor does not know.
@@ -280,16 +299,18 @@ class ModelGraph:
         return GraphModule(self)
 
     def with_weights(self, module: nn.Module) -> ModelGraph:
-        """A copy with the weights of a module that :meth:`to_torch` made.
+        """A copy with the weights of a module that :meth:`to_torch` made, each stored as this graph stores it.
+
+        Without training it is the same graph, byte for byte.
 
         Raises:
             ModelError: the module was not made by :meth:`to_torch`.
             UnknownNameError: it was made from another graph.
         """
-        named = getattr(module, "named_initializers", None)
-        if named is None:
+        arrays = getattr(module, "arrays", None)
+        if arrays is None:
             raise ModelError(f"{type(module).__name__} was not made by `to_torch()`.")
-        return self.with_initializers({n: np.array(t.detach().cpu().numpy()) for n, t in named().items()})
+        return self.with_initializers(arrays())
 
 
 def _sizes(shape: ir.Shape) -> tuple[int | None, ...]:

@@ -9,7 +9,9 @@ from onnx_ir.passes import common as passes
 
 from autocompress.core.errors import ModelError
 from autocompress.graph.batch_sizes import fix_batch_free_sizes
+from autocompress.graph.float_types import to_float32
 from autocompress.graph.folding import fix_reshapes, fold
+from autocompress.graph.merged_axes import split_merged_axes
 from autocompress.graph.quiet import first_line, quiet
 from autocompress.graph.shapes import BATCH, infer_shapes, name_batch_axis, structure
 
@@ -23,7 +25,6 @@ MAX_OPSET = 26
 MAX_IR_VERSION = 13
 #: Oldest operator set that onnxscript converts; it says nothing of what it leaves unconverted in older ones.
 _SCRIPT_OPSET = 18
-CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 #: Domains whose operators ONNX Runtime knows without a library of the user's own.
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _STANDARD = ("", "ai.onnx")
@@ -33,17 +34,21 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 def normalize(model: ir.Model) -> ir.Model:
     """Normalize: one operator set, constants folded, BatchNormalization kept, every value with a shape.
 
+    What computes in float64 or bfloat16 becomes float32 (:mod:`autocompress.graph.float_types`). Control flow whose
+    condition is constant is folded; other control flow stays as it is.
+
     Args:
         model: it is used up; go on with what is returned.
 
     Raises:
-        ModelError: control flow, an unknown operator domain, training mode, or a type or weight that cannot be used.
+        ModelError: an unknown operator domain, training mode, or a type, size or weight that cannot be used.
     """
     outputs = [str(value.name) for value in model.graph.outputs]
     with quiet():
         _run(model, passes.InlinePass(), passes.RemoveInitializersFromInputsPass(), passes.TopologicalSortPass())
         _check_domains(model)
         _check_values(model.graph)
+        to_float32(model)
         model = _convert_opset(model)
         _run(model, passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
         name_batch_axis(model)
@@ -56,7 +61,10 @@ def normalize(model: ir.Model) -> ir.Model:
         while fix_batch_free_sizes(model) or fix_reshapes(model.graph):
             _tidy(model)
             infer_shapes(model)
+        if split_merged_axes(model.graph):
+            _tidy(model)
     _restore_outputs(model.graph, outputs)
+    _part_outputs(model.graph)
     _name_nodes(model.graph)
     _own_weights(model.graph)
     _check_weights(model.graph)
@@ -95,8 +103,23 @@ def _restore_outputs(graph: ir.Graph, names: list[str]) -> None:
         graph.outputs[index] = identity.outputs[0]
 
 
+def _part_outputs(graph: ir.Graph) -> None:
+    """Let no subgraph give out one value twice, as it does where Identity went: ONNX Runtime mixes the two up."""
+    for inner in graph.subgraphs():
+        seen: set[ir.Value] = set()
+        for index, value in enumerate(inner.outputs):
+            if value in seen:
+                identity = ir.node("Identity", [value])
+                identity.outputs[0].name = f"{value.name}.{index}"
+                identity.outputs[0].shape = value.shape
+                identity.outputs[0].type = value.type
+                inner.append(identity)
+                inner.outputs[index] = identity.outputs[0]
+            seen.add(value)
+
+
 def _check_domains(model: ir.Model) -> None:
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.domain not in KNOWN_DOMAINS:
             raise ModelError(
                 f"Node {node.name!r} is the custom operator {node.domain}::{node.op_type}, which ONNX Runtime does not "
@@ -119,21 +142,24 @@ def _check_inputs(graph: ir.Graph) -> None:
     for value in graph.inputs:
         if value.shape is None or value.dtype is None:
             raise ModelError(f"Input {value.name!r} has no type or shape.")
-        if value.dtype == ir.DataType.DOUBLE:
-            raise ModelError(f"Input {value.name!r} is float64; convert the model to float32 first (`model.float()`).")
+        if 0 in value.shape:
+            sizes = tuple(size if isinstance(size, int) else "?" for size in value.shape)
+            raise ModelError(f"Input {value.name!r} is empty: its shape is {sizes}; every size must be at least 1.")
         if value.dtype == ir.DataType.STRING:
             raise ModelError(f"Input {value.name!r} is text; numbers are needed.")
 
 
 def _check_operators(graph: ir.Graph) -> None:
-    """Refuse what compression cannot follow; folding has removed what was constant."""
-    for node in graph:
+    """Refuse what trains, and layers without weights; control flow stays: channel analysis stops at it."""
+    for node in graph.all_nodes():
         if node.domain not in _STANDARD:
             continue
-        if node.op_type in CONTROL_FLOW:
+        held = node.inputs[1] if node.op_type in _WEIGHTED else None
+        weight = held.const_value if held is not None else None
+        if held is not None and weight is not None and 0 in weight.shape.numpy():
             raise ModelError(
-                f"The model has control flow (node {node.name!r}, {node.op_type}), which cannot be compressed; "
-                "export it without, for instance with inputs of the deployed shape."
+                f"Node {node.name!r} ({node.op_type}) has the empty weight {held.name!r} of shape "
+                f"{tuple(weight.shape.numpy())}; every size must be at least 1."
             )
         if node.op_type == "BatchNormalization" and _is_set(node, "training_mode"):
             raise ModelError(f"Node {node.name!r} is a BatchNormalization in training mode; export in eval mode.")
@@ -159,15 +185,19 @@ def _convert_opset(model: ir.Model) -> ir.Model:
             converted = model
         if converted.opset_imports.get("", 0) >= OPSET:
             return converted
+    proto = structure(model)
+    # In older files every initializer is an input too, which it no longer is here.
+    proto.ir_version = max(proto.ir_version, MIN_IR_VERSION)
     try:
-        proto = onnx.version_converter.convert_version(structure(model), target)
+        proto = onnx.version_converter.convert_version(proto, target)
     except Exception as error:  # it raises RuntimeError and several of its own
-        raise ModelError(f"Operator set {version} cannot be converted to {target}: {_reason(error)}") from error
+        raise ModelError(f"Operator set {version} cannot be converted to {target}: {_reason(error, model)}.") from error
     return _with_weights_of(ir.from_proto(proto), model)
 
 
 def _with_weights_of(converted: ir.Model, model: ir.Model) -> ir.Model:
     """Put back the initializers that :func:`~autocompress.graph.shapes.structure` made inputs of."""
+    converted.meta.update(model.meta)
     for value in list(converted.graph.inputs):
         source = model.graph.initializers.get(str(value.name))
         if source is not None:
@@ -177,9 +207,13 @@ def _with_weights_of(converted: ir.Model, model: ir.Model) -> ir.Model:
     return converted
 
 
-def _reason(error: Exception) -> str:
-    """What ONNX's converter complains of, without the C++ assertion before it."""
-    return first_line(error).rpartition("failed: ")[2]
+def _reason(error: Exception, model: ir.Model) -> str:
+    """What ONNX's converter complains of, without the C++ assertion before it; an operator it lacks, with its node."""
+    text = first_line(error).rpartition("failed: ")[2].rstrip(".")
+    if "no registered schema" not in text:
+        return text
+    gone = next((n for n in model.graph.all_nodes() if n.op_type in text.rpartition("%lld.")[2]), None)
+    return text if gone is None else f"node {gone.name!r} ({gone.op_type}) is an operator that later ones lack"
 
 
 def _drop_dropout(graph: ir.Graph) -> None:
@@ -211,7 +245,9 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _own_weights(graph: ir.Graph) -> None:
     """Weights as arrays in memory, in the order in which nodes first read them; unused ones go."""
-    order = dict.fromkeys(v for node in graph for v in node.inputs if v is not None and v.is_initializer())
+    known = set(graph.initializers.values())
+    # Subgraphs read them too, and keep those of their own.
+    order = dict.fromkeys(v for node in graph.all_nodes() for v in node.inputs if v is not None and v in known)
     order.update(dict.fromkeys(v for v in graph.outputs if v.is_initializer()))
     graph.initializers.clear()
     for value in order:
@@ -231,8 +267,6 @@ def _check_weights(graph: ir.Graph) -> None:
         if tensor is None or not tensor.dtype.is_floating_point():
             continue
         weighted = any(use.node.op_type in _WEIGHTED for use in value.uses())
-        if weighted and tensor.dtype == ir.DataType.DOUBLE:
-            raise ModelError(f"Weight {name!r} is float64; convert the model to float32 first (`model.float()`).")
         array = tensor.numpy()
         # Infinity is a proper bound or mask, but no weight; NaN is never right.
         if np.isnan(array).any() or (weighted and not np.isfinite(array).all()):

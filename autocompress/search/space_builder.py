@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,6 +129,7 @@ def build_space(
     *,
     objectives: Sequence[Objective] = (),
     constraints: Sequence[Constraint] = (),
+    legal: Mapping[str, Mapping[Precision, str | None]] | None = None,
 ) -> SearchSpace:
     """Every choice that the template offers and the graph and the runtime can take.
 
@@ -139,6 +140,8 @@ def build_space(
         objectives: precisions that only make the file smaller are left out where no objective or constraint is about
             its size.
         constraints: likewise.
+        legal: layer name to precision to why the graph does not allow it, None where it does, as
+            :func:`autocompress.compress.legal.legality` gives it; without, only the runtime is asked.
 
     Raises:
         SpaceError: nothing is left to choose; the message says why.
@@ -155,7 +158,12 @@ def build_space(
             options=tuple(
                 p.value
                 for p in wanted
-                if refused.allows(layer.name, p, spec.capability(layer.op_type, p), size_counts=size_counts)
+                if refused.allows(
+                    layer.name,
+                    p,
+                    _capability(spec, layer.op_type, p, (legal or {}).get(layer.name)),
+                    size_counts=size_counts,
+                )
             ),
         )
         for layer in graph.layers()
@@ -181,6 +189,15 @@ def build_space(
         channel_multiple=multiples,
         inside=_inside(graph) if skips else {},
     )
+
+
+def _capability(
+    spec: RuntimeSpec, op_type: str, precision: Precision, legal: Mapping[Precision, str | None] | None
+) -> Capability:
+    """What the runtime says, unless the graph forbids the precision, such as for a weight that two layers share."""
+    reason = legal.get(precision) if legal is not None else None
+    found = spec.capability(op_type, precision)
+    return found if reason is None or not found.supported else Capability(supported=False, reason=reason)
 
 
 class _Refusals:
