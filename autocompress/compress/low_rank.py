@@ -13,7 +13,7 @@ import onnx_ir as ir
 from autocompress.compress.factor_nodes import canonical, take_apart
 from autocompress.compress.factors import Matrix, Spectrum, factorize, ranks_by_ratio, relative_error, spectra
 from autocompress.core.errors import PlanError
-from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.plan import DEFAULT, CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
 from autocompress.graph.layers import layer_names, weight_value
 from autocompress.graph.model_graph import ModelGraph
@@ -85,6 +85,18 @@ def low_rank(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, dict
     """
     if not plan.ranks:
         return graph, {}
+    return _low_rank(graph, plan, dry=False)
+
+
+def possible_ranks(graph: ModelGraph, rank: RankPlan) -> dict[str, LayerRank]:
+    """What :func:`low_rank` would make of every layer, without factors; where there is no reason it becomes cheaper.
+
+    A ratio takes no linear algebra.
+    """
+    return _low_rank(graph, CompressionPlan(layers={DEFAULT: LayerPlan(rank=rank)}), dry=True)[1]
+
+
+def _low_rank(graph: ModelGraph, plan: CompressionPlan, *, dry: bool) -> tuple[ModelGraph, dict[str, LayerRank]]:
     copy = graph.clone()
     model = copy.model.graph
     taken = _names(copy.model)
@@ -106,7 +118,7 @@ def low_rank(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, dict
             continue
         weight = canonical(node, stored).astype(np.float64)
         choice = _cheapest(weight, methods, rank, _sizes(node, shapes), _batch(graph))
-        found[name] = _applied(model, node, name, weight, choice)
+        found[name] = _applied(model, node, name, weight, choice, dry=dry)
         if found[name].factors:
             del model.initializers[str(value.name)]
     changed = any(item.factors for item in found.values())
@@ -128,13 +140,13 @@ def factor_plans(layers: dict[str, LayerPlan], plan: CompressionPlan, graph: Mod
     return {name: layers[owner] for name, owner in owners.items() if owner in layers}
 
 
-def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: _Choice) -> LayerRank:
+def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: _Choice, *, dry: bool) -> LayerRank:
     """Take one layer apart, in place, if that makes it cheaper."""
     before, after = choice.macs
     factors: dict[str, tuple[int, ...]] = {}
     error = 0.0
     shape = canonical(node, weight).shape
-    if after < before:
+    if after < before and not dry:
         found = choice.spectra or spectra(weight, choice.method)
         factors = take_apart(graph, node, choice.method, name, factorize(weight, choice.method, choice.ranks, found))
         error = relative_error(weight, choice.method, choice.ranks, found)
@@ -146,7 +158,7 @@ def _applied(graph: ir.Graph, node: ir.Node, name: str, weight: Matrix, choice: 
         ranks=choice.ranks,
         macs=choice.macs,
         error=error,
-        reason=None if factors else whole,
+        reason=None if after < before else whole,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from autocompress.core.errors import PlanError
 
@@ -37,3 +38,23 @@ class RankPlan:
         for name, value in (("ratio", self.ratio), ("energy", self.energy)):
             if value is not None and not 0 < value <= 1:
                 raise PlanError(f"The rank `{name}` must be in (0, 1], but got {value!r}.")
+
+    @property
+    def label(self) -> str:
+        """Short name such as ``ratio 0.5`` or ``energy 0.9 tucker2``."""
+        name, value = ("energy", self.energy) if self.ratio is None else ("ratio", self.ratio)
+        return f"{name} {value:g}" + ("" if self.method == "auto" else f" {self.method}")
+
+    @classmethod
+    def from_label(cls, label: str) -> RankPlan:
+        """The plan that has this :attr:`label`.
+
+        Raises:
+            PlanError: not such a label.
+        """
+        name, value, *method = label.split()[:3] if len(label.split()) in (2, 3) else ("", "")
+        try:
+            values: dict[str, Any] = {"ratio": {"ratio": float(value)}, "energy": {"energy": float(value)}}[name]
+        except (KeyError, ValueError):
+            raise PlanError(f"A rank is called like 'ratio 0.5' or 'energy 0.9 tucker2', but got {label!r}.") from None
+        return cls(**values, method=method[0] if method else "auto")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
-from autocompress.core.target import Precision
+from autocompress.core.rank_plan import RankPlan
+from autocompress.core.sparsity_plan import SparsityPlan
+from autocompress.core.target import plan_of
 
-Kind = Literal["precision", "ratio", "skip", "importance", "calibrator", "distillation"]
+Kind = Literal["precision", "ratio", "skip", "rank", "sparsity", "importance", "calibrator", "distillation"]
+
+#: Options that leave a layer's rank and its weights alone.
+WHOLE, NO_ZEROS = "whole", "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class SearchSpace:
         """The plan that an assignment of every choice means.
 
         Choices that mean nothing are left out, so that equal artifacts have equal plans: those about parts of a skipped
-        block, and distillation where nothing is removed.
+        block, sparse storage of a layer that does not stay float32, and distillation where nothing is removed.
 
         Raises:
             KeyError: a choice has no value.
@@ -76,13 +81,16 @@ class SearchSpace:
         layers: dict[str, LayerPlan] = {}
         prune: dict[str, float] = {}
         skip: list[str] = []
+        parts: list[tuple[str, str, str]] = []
         other: dict[str, Any] = {}
         distillation: dict[str, Any] = {}
         for choice in self.choices + self.fixed:
             value = assignment[choice.name] if choice.name in assignment or len(choice.options) > 1 else None
             value = choice.options[0] if value is None else value
             if choice.kind == "precision":
-                layers[choice.subject] = Precision(str(value)).layer_plan
+                layers[choice.subject] = plan_of(str(value))
+            elif choice.kind in ("rank", "sparsity"):
+                parts.append((choice.kind, choice.subject, str(value)))
             elif choice.kind == "ratio":
                 prune[choice.subject] = float(value)
             elif choice.kind == "skip":
@@ -91,14 +99,17 @@ class SearchSpace:
                 distillation[choice.subject] = value
             else:
                 other[choice.kind] = value
+        for kind, subject, label in parts:
+            layers[subject] = _with_part(layers.get(subject, LayerPlan()), kind, label)
         gone = {subject for block in skip for subject in self.inside.get(block, ())}
         layers = {name: plan for name, plan in layers.items() if name not in gone}
         prune = {group: ratio for group, ratio in prune.items() if ratio > 0 and group not in gone}
+        thin = any(plan.rank or plan.sparsity for plan in layers.values())
         if not prune:
             other.pop("importance", None)
         if not any(plan.activation_bits == 8 for plan in layers.values()):
             other.pop("calibrator", None)
-        heal = DistillationPlan(**distillation) if distillation and (prune or skip) else None
+        heal = DistillationPlan(**distillation) if distillation and (prune or skip or thin) else None
         return CompressionPlan(
             layers={n: p for n, p in layers.items() if p != LayerPlan()},
             prune=prune,
@@ -106,3 +117,14 @@ class SearchSpace:
             distillation=heal,
             **other,
         )
+
+
+def _with_part(plan: LayerPlan, kind: str, label: str) -> LayerPlan:
+    """A layer's plan with the rank or the sparsity that an option names."""
+    if label in (WHOLE, NO_ZEROS):
+        return plan
+    if kind == "rank":
+        return replace(plan, rank=RankPlan.from_label(label))
+    sparsity = SparsityPlan.from_label(label)
+    # Only float32 weights can be stored so; zeros alone would cost accuracy and win nothing.
+    return plan if sparsity.storage == "sparse" and plan.weight_bits < 32 else replace(plan, sparsity=sparsity)

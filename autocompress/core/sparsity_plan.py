@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from autocompress.core.errors import PlanError
 
@@ -46,3 +48,35 @@ class SparsityPlan:
             )
         if not 0 < self.n < self.m:
             raise PlanError(f"N:M sparsity needs 0 < n < m, but got {self.n}:{self.m}.")
+
+    @property
+    def label(self) -> str:
+        """Short name such as ``2:4``, ``unstructured 0.9 sparse`` or ``block 4x4 0.8``."""
+        kept = {
+            "n:m": f"{self.n}:{self.m}",
+            "block": f"block {self.block_rows}x{self.block_columns} {self.ratio:g}",
+        }.get(self.pattern, f"{self.pattern} {self.ratio:g}")
+        return kept if self.storage == "dense" else f"{kept} {self.storage}"
+
+    @classmethod
+    def from_label(cls, label: str) -> SparsityPlan:
+        """The plan that has this :attr:`label`.
+
+        Raises:
+            PlanError: not such a label.
+        """
+        found = re.fullmatch(
+            r"(?:(?P<n>\d+):(?P<m>\d+)|(?:unstructured|block (?P<rows>\d+)x(?P<columns>\d+)) (?P<ratio>[\d.]+))"
+            r"(?P<sparse> sparse)?",
+            label,
+        )
+        if found is None:
+            raise PlanError(
+                f"A sparsity is called like '2:4', 'unstructured 0.9 sparse' or 'block 4x4 0.8', but got {label!r}."
+            )
+        values: dict[str, Any] = {"storage": "sparse" if found["sparse"] else "dense"}
+        if found["n"]:
+            return cls(pattern="n:m", n=int(found["n"]), m=int(found["m"]), **values)
+        if found["rows"]:
+            values |= {"pattern": "block", "block_rows": int(found["rows"]), "block_columns": int(found["columns"])}
+        return cls(ratio=float(found["ratio"]), **values)

@@ -140,6 +140,7 @@ class RuntimeSpec:
         threads: default thread count.
         reduce_range: whether its 8-bit weights must stay within 7 bits: uint8 x int8 kernels that add pairs of products
             in saturating 16 bits give wrong sums otherwise.
+        two_to_four: whether its kernels skip the zeros of 2:4 sparse weights.
     """
 
     name: str
@@ -149,6 +150,7 @@ class RuntimeSpec:
     launch_overhead_us: float = 5.0
     threads: int = 1
     reduce_range: bool = False
+    two_to_four: bool = False
 
     def capability(self, op_type: str, precision: Precision) -> Capability:
         """The capability of an operator, falling back to ``"*"``, else refused."""

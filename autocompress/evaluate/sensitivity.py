@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.core.errors import CandidateError
-from autocompress.core.plan import CompressionPlan
+from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.protocols import Artifact, Batch, Dataset
-from autocompress.core.space import Choice
-from autocompress.core.target import Precision
+from autocompress.core.rank_plan import RankPlan
+from autocompress.core.space import NO_ZEROS, WHOLE, Choice
+from autocompress.core.sparsity_plan import SparsityPlan
+from autocompress.core.target import plan_of
 from autocompress.evaluate.datasets import subset
 from autocompress.evaluate.metrics import kl_divergence
 
@@ -79,12 +81,16 @@ def sensitivities(
 
 
 def single_change(choice: Choice, option: Option) -> CompressionPlan:
-    """The plan that takes one option of one precision or ratio choice and leaves everything else uncompressed."""
+    """The plan that takes one option of one choice of a layer, group or block and leaves all else uncompressed."""
     if choice.kind == "precision":
-        precision = Precision(str(option))
-        if precision is Precision.FP32:
-            return CompressionPlan()
-        return CompressionPlan(layers={choice.subject: precision.layer_plan})
+        layer = plan_of(str(option))
+        return CompressionPlan(layers={} if layer == LayerPlan() else {choice.subject: layer})
+    if choice.kind == "rank" and option != WHOLE:
+        return CompressionPlan(layers={choice.subject: LayerPlan(rank=RankPlan.from_label(str(option)))})
+    if choice.kind == "sparsity" and option != NO_ZEROS:
+        return CompressionPlan(layers={choice.subject: LayerPlan(sparsity=SparsityPlan.from_label(str(option)))})
+    if choice.kind in ("rank", "sparsity"):
+        return CompressionPlan()
     if choice.kind == "ratio":
         return CompressionPlan(prune={choice.subject: float(option)} if float(option) > 0 else {})
     if choice.kind == "skip":
@@ -96,7 +102,7 @@ def _coarse_first(choices: Sequence[Choice]) -> Iterator[tuple[Choice, Option]]:
     """Options that change nothing (they cost nothing), the middle option of each choice, then the rest in turn."""
     queues: list[tuple[Choice, list[Option]]] = []
     for choice in choices:
-        if choice.kind not in ("precision", "ratio", "skip"):
+        if choice.kind not in ("precision", "ratio", "skip", "rank", "sparsity"):
             continue
         changing: list[Option] = []
         for option in choice.options:

@@ -71,6 +71,7 @@ class RuntimeEntry(_Strict):
     threads: PositiveInt = 1
     activation_type: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
+    two_to_four: bool = False
     launch_overhead_us: Positive
     channel_multiple: Mapping[Precision, Multiple]
     precisions: Mapping[Precision, PrecisionEntry]
@@ -208,6 +209,7 @@ def _runtime(name: str, entry: RuntimeEntry) -> RuntimeSpec:
         launch_overhead_us=entry.launch_overhead_us.value,
         threads=entry.threads,
         reduce_range=entry.reduce_range,
+        two_to_four=entry.two_to_four,
     )
 
 

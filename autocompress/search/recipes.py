@@ -17,7 +17,7 @@ from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Precision
 from autocompress.core.trial import Candidate
 from autocompress.cost.shares import MacModel
-from autocompress.search.space_builder import SIZE_ONLY_REASON
+from autocompress.search.refusals import SIZE_ONLY_REASON
 
 Sensitivities = Mapping[str, Mapping[str, float]]
 Assignment = dict[str, Any]
@@ -71,6 +71,7 @@ class _Seeds:
         skipped = list(self._skipped(fast))
         for several in itertools.zip_longest(skipped, uniform, ranked):
             yield from (candidate for candidate in several if candidate is not None)
+        yield from self._thin(fast)
         yield from self._sensitive_layers_in_float(fast)
         yield from self._four_bit()
         if fast != Precision.FP32.value:
@@ -83,6 +84,14 @@ class _Seeds:
             ratios = self._nearest_ratios(level)
             if ratios:
                 yield self._candidate("recipe", precision, ratios, f"prune {100 * level:g}% + {precision}")
+
+    def _thin(self, precision: str) -> Iterator[Candidate]:
+        """Each rank wherever it is offered, in the fast precision; each sparsity likewise, in float32."""
+        for kind, held in (("rank", precision), ("sparsity", Precision.FP32.value)):
+            choices = self._choices(kind)
+            for label in dict.fromkeys(str(option) for c in choices for option in c.options[1:]):
+                changes: dict[str, Any] = {c.name: label for c in choices if label in c.options}
+                yield self._candidate("recipe", held, changes, f"{kind} {label} + {held}")
 
     def _skipped(self, precision: str) -> Iterator[Candidate]:
         """The residual blocks that matter least left out, and the same with narrower layers."""
@@ -197,7 +206,7 @@ class _Seeds:
         for choice in self.space.choices:
             if choice.kind == "precision":
                 assignment[choice.name] = precision if precision in choice.options else self._float_like(choice)
-            elif choice.kind in ("ratio", "skip"):
+            elif choice.kind in ("ratio", "skip", "rank", "sparsity"):
                 assignment[choice.name] = choice.options[0]
             elif choice.name == "distillation:steps":
                 # Half the budget at first: the search gives those that prove good the whole.

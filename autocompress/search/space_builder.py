@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,19 +21,22 @@ from pydantic import (
 from autocompress.core.errors import SpaceError, UnknownNameError
 from autocompress.core.layer import PruneGroup, SkipBlock, kept_channels
 from autocompress.core.objective import Constraint, Objective
-from autocompress.core.plan import CALIBRATORS, IMPORTANCES
+from autocompress.core.plan import CALIBRATORS, IMPORTANCES, LayerPlan
 from autocompress.core.protocols import Graph
-from autocompress.core.space import Choice, Kind, Refusal, SearchSpace
-from autocompress.core.target import Capability, Precision, RuntimeSpec
+from autocompress.core.rank_plan import RankPlan
+from autocompress.core.space import Choice, Kind, SearchSpace
+from autocompress.core.sparsity_plan import SparsityPlan
+from autocompress.core.target import Capability, Precision, RuntimeSpec, plan_of
+from autocompress.graph.model_graph import ModelGraph
 from autocompress.hardware.data_files import data_folder, data_names, load_yaml
+from autocompress.search.refusals import SIZE_ONLY_REASON, Refusals
+from autocompress.search.thin_choices import rank_choices, sparsity_choices
 
 FOLDER = "search_spaces"
-ALL_LAYERS = "all layers"
 #: They make a file smaller than a faster precision does, and nothing else.
 SIZE_ONLY = frozenset(
     {Precision.INT4, Precision.INT2, Precision.W8, Precision.W4, Precision.W2, Precision.FP16_STORAGE}
 )
-SIZE_ONLY_REASON = "only makes the file smaller: give --objective size_bytes or --max-size-mb to search it"
 _INTEGER = frozenset({Precision.INT8, Precision.INT4, Precision.INT2})
 #: Widths below this are not offered for alignment's sake.
 _SMALLEST_STEP = 8
@@ -73,7 +76,12 @@ class SpaceTemplate(BaseModel):
         description: one line.
         precisions: for every layer; float32 is always offered.
         size_only: when precisions that only make the file smaller are offered: ``auto`` where size counts.
+        formats: labels of more ways to store weights, as ``w6a8`` or ``w4a32-codebook``: offered where size counts.
         ratios: of channels to remove.
+        rank: labels of ranks, such as ``ratio 0.5`` or ``energy 0.9``, the mildest first: offered to layers that it
+            makes cheaper.
+        sparsity: labels such as ``2:4`` or ``unstructured 0.9 sparse``: offered where the file gets smaller and size
+            counts, or the runtime has kernels for it.
         skip: whether residual blocks may be left out whole.
         importance: ways to rank channels.
         calibrators: ways to choose activation ranges.
@@ -87,6 +95,9 @@ class SpaceTemplate(BaseModel):
     precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4)
     size_only: Literal["auto", "always"] = "auto"
     ratios: RatioTemplate = RatioTemplate()
+    formats: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
+    sparsity: tuple[str, ...] = ()
     skip: bool = True
     importance: Annotated[tuple[str, ...], Field(min_length=1)] = ("l1",)
     calibrators: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax",)
@@ -99,6 +110,18 @@ class SpaceTemplate(BaseModel):
         for value in values:
             if value not in known:
                 raise UnknownNameError(str(info.field_name).removesuffix("s"), value, known)
+        return values
+
+    @field_validator("formats", "rank", "sparsity")
+    @classmethod
+    def _labels(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        readers: dict[str, Callable[[str], Any]] = {
+            "formats": lambda label: Precision.pricing(LayerPlan.from_label(label)),
+            "rank": RankPlan.from_label,
+            "sparsity": SparsityPlan.from_label,
+        }
+        for value in values:
+            readers[str(info.field_name)](value)
         return values
 
 
@@ -148,20 +171,23 @@ def build_space(
     """
     metrics = [*(o.metric for o in objectives), *(c.metric for c in constraints)]
     size_counts = template.size_only == "always" or "size_bytes" in metrics
-    refused = _Refusals(len(graph.layers()))
-    wanted = [p for p in Precision if p in template.precisions or p is Precision.FP32]
+    refused = Refusals(len(graph.layers()))
+    wanted = [p.value for p in Precision if p in template.precisions or p is Precision.FP32] + list(template.formats)
+    kernels = {option: Precision.pricing(plan_of(option)) for option in wanted}
     precisions = [
         Choice(
             name=f"precision:{layer.name}",
             kind="precision",
             subject=layer.name,
             options=tuple(
-                p.value
-                for p in wanted
-                if refused.allows(
+                option
+                for option, p in kernels.items()
+                if _allows(
+                    refused,
                     layer.name,
-                    p,
+                    option,
                     _capability(spec, layer.op_type, p, (legal or {}).get(layer.name)),
+                    size_only=p in SIZE_ONLY or option in template.formats,
                     size_counts=size_counts,
                 )
             ),
@@ -169,14 +195,21 @@ def build_space(
         for layer in graph.layers()
     ]
     precisions = [choice for choice in precisions if choice.options]
-    offered = {Precision(str(option)) for choice in precisions for option in choice.options} or {Precision.FP32}
+    offered = {kernels[str(option)] for choice in precisions for option in choice.options} or {Precision.FP32}
     multiple = spec.multiple(Precision.INT8) if offered & _INTEGER else max(spec.multiple(p) for p in offered)
     ratios, multiples = _ratio_choices(graph.groups(), multiple, template.ratios, refused)
     skips = _skip_choices(graph.blocks(), template)
-    others = _other_choices(
-        template, integer=bool(offered & _INTEGER), ranks=bool(ratios), heals=bool(ratios) or bool(skips)
-    )
-    every = [*precisions, *ratios, *skips]
+    latency_counts = not metrics or "latency_ms" in metrics
+    thin: list[Choice] = []
+    if isinstance(graph, ModelGraph):
+        if template.rank:
+            thin += rank_choices(graph, spec, template.rank, refused, latency_counts=latency_counts)
+        if template.sparsity:
+            counts = {"size_counts": size_counts, "latency_counts": latency_counts}
+            thin += sparsity_choices(graph, spec, template.sparsity, refused, **counts)
+    heals = any((ratios, skips, thin))
+    others = _other_choices(template, integer=bool(offered & _INTEGER), ranks=bool(ratios), heals=heals)
+    every = [*precisions, *ratios, *skips, *thin]
     if not any(len(choice.options) > 1 for choice in every):
         reasons = [f"{r.option} for {r.subject}: {r.reason}" for r in refused.listed()]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
@@ -200,41 +233,21 @@ def _capability(
     return found if reason is None or not found.supported else Capability(supported=False, reason=reason)
 
 
-class _Refusals:
-    """What was ruled out, one line a reason however many layers it holds for."""
-
-    def __init__(self, n_layers: int) -> None:
-        self._n_layers = n_layers
-        self._subjects: dict[tuple[str, str], list[str]] = {}
-
-    def add(self, subject: str, option: str, reason: str) -> None:
-        self._subjects.setdefault((option, reason), []).append(subject)
-
-    def allows(self, layer: str, precision: Precision, capability: Capability, *, size_counts: bool) -> bool:
-        """Whether a layer may take a precision; notes the reason where it may not."""
-        if not capability.supported:
-            self.add(layer, precision.value, capability.reason)
-        elif precision in SIZE_ONLY and not size_counts:
-            self.add(layer, precision.value, SIZE_ONLY_REASON)
-        else:
-            return True
-        return False
-
-    def listed(self) -> tuple[Refusal, ...]:
-        return tuple(
-            Refusal(subject=self._name(subjects, option), option=option, reason=reason)
-            for (option, reason), subjects in self._subjects.items()
-        )
-
-    def _name(self, subjects: list[str], option: str) -> str:
-        if option != "prune" and len(subjects) == self._n_layers:
-            return ALL_LAYERS
-        more = f" and {len(subjects) - 3} more" if len(subjects) > 3 else ""
-        return ", ".join(subjects[:3]) + more
+def _allows(
+    refused: Refusals, layer: str, option: str, capability: Capability, *, size_only: bool, size_counts: bool
+) -> bool:
+    """Whether a layer may take an option; notes the reason where it may not."""
+    if not capability.supported:
+        refused.add(layer, option, capability.reason)
+    elif size_only and not size_counts:
+        refused.add(layer, option, SIZE_ONLY_REASON)
+    else:
+        return True
+    return False
 
 
 def _ratio_choices(
-    groups: Iterable[PruneGroup], multiple: int, template: RatioTemplate, refused: _Refusals
+    groups: Iterable[PruneGroup], multiple: int, template: RatioTemplate, refused: Refusals
 ) -> tuple[list[Choice], dict[str, int]]:
     """A ratio choice for each group that can lose channels, and the multiple of every group's kept channels."""
     choices: list[Choice] = []

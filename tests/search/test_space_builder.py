@@ -14,9 +14,8 @@ from autocompress.core.objective import Constraint, Objective
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Capability, Precision
 from autocompress.hardware.profiles import load_target
+from autocompress.search.refusals import ALL_LAYERS, SIZE_ONLY_REASON
 from autocompress.search.space_builder import (
-    ALL_LAYERS,
-    SIZE_ONLY_REASON,
     RatioTemplate,
     SpaceTemplate,
     build_space,
