@@ -17,6 +17,7 @@ from autocompress.graph.normalizing import normalize
 from autocompress.graph.quiet import first_line
 from autocompress.graph.running import check_runs
 from autocompress.graph.serializing import densify
+from autocompress.graph.shapes import structure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +138,7 @@ def _from_onnx(path: Path, examples: tuple[Any, ...]) -> ModelGraph:
     _fix_sizes(model, examples)
     try:
         graph = ModelGraph(normalize(model))
-        onnx.checker.check_model(graph.to_bytes())
+        onnx.checker.check_model(structure(graph.model))  # as bytes, a large model would be past protobuf's limit
         check_runs(graph, examples)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{str(path)!r} is not a valid ONNX model: {first_line(error)}") from error

@@ -236,7 +236,7 @@ class ModelGraph:
         return serializing.to_bytes(self._model)
 
     def size_bytes(self) -> int:
-        """Bytes of the file that :meth:`save` writes."""
+        """Bytes of the file that :meth:`save` writes; of a single one where the weights lie beside it."""
         return self._size
 
     @cached_property
@@ -245,22 +245,31 @@ class ModelGraph:
             return len(serializing.to_bytes(self._model))
         return serializing.file_size(*self._skeleton)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write a ``.onnx`` file.
+    def save(self, path: str | PathLike[str], *, max_bytes: int = _MAX_BYTES) -> None:
+        """Write a ``.onnx`` file; one past ``max_bytes`` has its weights beside it, in ``<name>.data``.
 
         Raises:
-            ModelError: the folder does not exist or cannot be written, or the model is past 2 GB.
+            ModelError: the folder does not exist or cannot be written.
         """
-        content = self.to_bytes()
+        path = Path(path)
         # Under its name stands a whole file or what stood there before, even where the disk is full.
-        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        data = path.with_name(f"{path.name}.data")
+        temporary_data = path.with_name(f".{data.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(content)
+            if self.size_bytes() <= max_bytes:
+                temporary.write_bytes(serializing.to_bytes(self._model))
+            else:
+                with temporary.open("wb") as model_file, temporary_data.open("wb") as data_file:
+                    serializing.write_external(self._model, model_file, data_file, data.name)
+                temporary_data.replace(data)
             temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
+        finally:
+            for left in (temporary, temporary_data):
+                with contextlib.suppress(OSError):
+                    left.unlink()
 
     @cached_property
     def _skeleton(self) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:

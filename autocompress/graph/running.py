@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -15,13 +16,25 @@ from autocompress.graph import serializing
 from autocompress.graph.model_graph import InputSpec, ModelGraph
 from autocompress.graph.quiet import first_line
 
+#: Initializers from this size on are handed to a session from memory.
+_LARGE_BYTES = 1 << 20
+#: What must live as long as a session does.
+_HELD: WeakKeyDictionary[onnxruntime.InferenceSession, list[onnxruntime.OrtValue]] = WeakKeyDictionary()
+
 
 def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
     """A session without optimizations: quick to make, and node for node what the graph says."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(serializing.to_bytes(model), options, providers=["CPUExecutionProvider"])
+    # Large weights are read where they lie, which a model past protobuf's 2 GB needs.
+    skeleton, taken = serializing.to_skeleton(model, _LARGE_BYTES)
+    values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(serializing.contiguous(t.numpy())) for n, t in taken.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    session = onnxruntime.InferenceSession(skeleton.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    _HELD[session] = list(values.values())
+    return session
 
 
 def check_runs(graph: ModelGraph, examples: tuple[Any, ...] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import onnx
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 #: Arrays of these types can be handed to a runtime from memory; packed 4- and 2-bit ones stay inside the model.
 _SHAREABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32})
 _PLACE = "weights"
+#: Initializers of a model with external data that are smaller stay inside; shapes and axes must.
+_EXTERNAL_BYTES = 1024
+#: What ONNX Runtime maps into memory starts at a multiple of this.
+_PAGE = 4096
 _HASH_KEY = "autocompress.sha256"
 _SPARSE_KEY = "autocompress.sparse"
 
@@ -65,12 +69,51 @@ def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     )
 
 
-def to_skeleton(model: ir.Model, min_bytes: int) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+def write_external(model: ir.Model, model_file: BinaryIO, data_file: BinaryIO, location: str) -> None:
+    """Write a model of any size: larger initializers one after the other in a data file, the rest as a model.
+
+    Args:
+        model: none of its initializers is marked sparse.
+        model_file: gets the serialized model.
+        data_file: gets the weights; each starts at a page, so that a runtime can map it.
+        location: name of the data file, beside the model.
+
+    Raises:
+        ValueError: what stays inside is past protobuf's limit.
+    """
+    proto, taken = to_skeleton(model, _EXTERNAL_BYTES, kinds=None)
+    place = 0
+    for initializer in proto.graph.initializer:
+        tensor = taken.get(initializer.name)
+        if tensor is None:
+            continue
+        gap = -place % _PAGE
+        data_file.write(bytes(gap))
+        data_file.write(memoryview(_raw(tensor)).cast("B"))
+        place += gap
+        del initializer.external_data[:]
+        for key, item in (("location", location), ("offset", place), ("length", tensor.nbytes)):
+            initializer.external_data.add(key=key, value=str(item))
+        place += tensor.nbytes
+    model_file.write(proto.SerializeToString(deterministic=True))
+
+
+def _raw(tensor: ir.TensorProtocol) -> Any:
+    """A tensor's bytes as a file holds them; packed types hold several elements in one."""
+    if tensor.dtype in _SHAREABLE:
+        return contiguous(tensor.numpy()).reshape(-1).view(np.uint8)
+    return tensor.tobytes()
+
+
+def to_skeleton(
+    model: ir.Model, min_bytes: int, *, kinds: frozenset[ir.DataType] | None = _SHAREABLE
+) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     """The model with its larger initializers as external placeholders.
 
     Args:
         model: stays as it is; nothing copies its weights.
         min_bytes: smaller initializers stay inside.
+        kinds: element types of those that go; None for all.
 
     Returns:
         The skeleton, and the tensors taken out, by name.
@@ -79,7 +122,7 @@ def to_skeleton(model: ir.Model, min_bytes: int) -> tuple[onnx.ModelProto, dict[
     shown: list[ir.Value] = []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < min_bytes or tensor.dtype not in _SHAREABLE:
+        if tensor is None or tensor.nbytes < min_bytes or (kinds is not None and tensor.dtype not in kinds):
             shown.append(value)
         else:
             taken[name] = tensor

@@ -289,3 +289,38 @@ class TestEmptySizes:
         nodes = [conv("x", "w", "c"), node("Concat", ["c", "none"], ["y"], axis=0)]
         path = written(tmp_path, nodes, {"w": weight(6, 3, 3, 3), "none": weight(0, 6, 8, 8)}, shape=(2, 3, 8, 8))
         assert compressed(load_model(path)).shape == (2, 6, 8, 8)
+
+
+class TestLargeModels:
+    """The path of models past protobuf's 2 GB, with a limit that a small model is past."""
+
+    @pytest.fixture
+    def graph(self, tmp_path: Path) -> ModelGraph:
+        nodes = [conv("x", "first", "a"), node("Relu", ["a"], ["r"]), conv("r", "w", "y")]
+        (tmp_path / "in").mkdir()
+        return load_model(written(tmp_path / "in", nodes, {"first": weight(16, 3, 3, 3), "w": weight(8, 16, 3, 3)}))
+
+    def test_weights_lie_beside_the_file(self, graph: ModelGraph, tmp_path: Path) -> None:
+        graph.save(tmp_path / "net.onnx", max_bytes=1000)
+        assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["net.onnx", "net.onnx.data"]
+        assert (tmp_path / "net.onnx").stat().st_size < 1000
+
+    def test_a_session_is_made_from_the_file(self, graph: ModelGraph, tmp_path: Path) -> None:
+        graph.save(tmp_path / "net.onnx", max_bytes=1000)
+        np.testing.assert_array_equal(run(tmp_path / "net.onnx"), run(graph.to_bytes()))
+
+    def test_it_comes_back_the_same(self, graph: ModelGraph, tmp_path: Path) -> None:
+        graph.save(tmp_path / "net.onnx", max_bytes=1000)
+        assert load_model(tmp_path / "net.onnx").digest == graph.digest
+
+    @pytest.mark.parametrize("bits", [8, 4, 2])
+    def test_packed_weights_lie_there_too(self, graph: ModelGraph, tmp_path: Path, bits: int) -> None:
+        made = compress(graph, CompressionPlan(layers={"*": LayerPlan(weight_bits=bits)}))
+        made.save(tmp_path / "net.onnx", max_bytes=100)
+        np.testing.assert_array_equal(run(tmp_path / "net.onnx"), run(made.to_bytes()))
+
+    def test_nothing_is_left_where_the_data_cannot_be_written(self, graph: ModelGraph, tmp_path: Path) -> None:
+        (tmp_path / "net.onnx.data").mkdir()
+        with pytest.raises(ModelError, match="Cannot write"):
+            graph.save(tmp_path / "net.onnx", max_bytes=1000)
+        assert [p.name for p in tmp_path.iterdir() if p.is_file()] == []
