@@ -4,39 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir as ir
 
 from autocompress.compress.edit import Editor
+from autocompress.compress.islands import island
 from autocompress.compress.weight_only import to_float16
 
-#: Operators that go on in float16 where all their activations are there in it.
+#: Operators that may compute in float16.
 FOLLOWERS = frozenset(
     {"Add", "Sub", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Concat",
      "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
      "Softmax", "Identity"}
 )  # fmt: skip
 
+_LARGEST = 65504.0
+
 
 def to_half(graph: ir.Graph, layers: Collection[ir.Node], editor: Editor) -> None:
-    """Let ``layers`` and the operators between them compute in float16.
+    """Let ``layers`` compute in float16, and other operators where that saves Casts.
 
     The graph's inputs and outputs stay float32; a value that both sides read is cast once.
 
     Raises:
         CandidateError: a constant is past float16's range.
     """
-    wanted = set(layers)
-    inside: set[ir.Node] = set()
-    half: dict[ir.Value, None] = {}
-    lowered: set[ir.Value] = set()
-    for node in graph:
-        floats = [v for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT and not v.is_initializer()]
-        # A shortcut from outside is cast for the layer that it leads around anyway; the sum goes on in float16.
-        known = all(v in half or v in lowered for v in floats) and any(v in half for v in floats)
-        if node in wanted or (node.op_type in FOLLOWERS and known):
-            inside.add(node)
-            lowered.update(v for v in floats if v not in half)
-            half.update({v: None for v in node.outputs if v.dtype == ir.DataType.FLOAT})
+    inside = island(graph, layers, [node for node in graph if node.op_type in FOLLOWERS and _fits(node)])
+    half = {v: None for node in graph if node in inside for v in node.outputs if v.dtype == ir.DataType.FLOAT}
     _enter([node for node in graph if node in inside], half, editor)
     for value in half:
         # Types are shared between a graph and its clones: a new one, never a change of the old.
@@ -48,6 +42,13 @@ def to_half(graph: ir.Graph, layers: Collection[ir.Node], editor: Editor) -> Non
                 attributes={"to": int(ir.DataType.FLOAT)},
             )  # fmt: skip
             editor.replace(value, real, outside, output=True)
+
+
+def _fits(node: ir.Node) -> bool:
+    """Whether an operator's constants are within float16's range, as masks of -1e9 are not."""
+    held = (v.const_value for v in node.inputs if v is not None and v.is_initializer() and v.dtype == ir.DataType.FLOAT)
+    arrays = [tensor.numpy() for tensor in held if tensor is not None]
+    return all(float(np.abs(array).max(initial=0.0)) <= _LARGEST for array in arrays)
 
 
 def _enter(nodes: list[ir.Node], half: dict[ir.Value, None], editor: Editor) -> None:
