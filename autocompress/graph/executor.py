@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from autocompress.core.errors import ModelError, UnknownNameError
 from autocompress.graph.operator_node import Function, OperatorNode
-from autocompress.graph.operators import SCALARS_ARE_SETTINGS, TAKES_MODE, TRAINABLE, build_function
+from autocompress.graph.operators import DOMAINS, SCALARS_ARE_SETTINGS, TAKES_MODE, TRAINABLE, build_function
+from autocompress.graph.operators_quantized import integer_outputs, integers_of, keeps_codes
+from autocompress.graph.stored_weights import HalfWeight, Stored, stored_weights
 
 if TYPE_CHECKING:
     from autocompress.graph.model_graph import ModelGraph
@@ -44,6 +46,11 @@ class GraphModule(nn.Module):
     are copies, so the graph never changes. In training mode BatchNormalization normalizes by the batch and updates its
     statistics; everything else is the same in both modes.
 
+    Integers run as floats that hold integers (fake quantization): QuantizeLinear rounds half to even with
+    straight-through gradients. A weight that the graph stores in integers or half floats is a float32 parameter of what
+    they stand for, and is rounded to its grid at every use (:mod:`autocompress.graph.stored_weights`); scales and zero
+    points stay. Where codes are places in a table, the table is the parameter.
+
     Args:
         graph: what to run; every operator must be in :data:`~autocompress.graph.operators.OPERATORS`.
         channels_last: keep images and their weights in the channels-last memory format.
@@ -60,13 +67,14 @@ class GraphModule(nn.Module):
         self.input_names = tuple(graph.input_names)
         self.output_names = tuple(graph.output_names)
         nodes, constants = _read(graph.model.graph, graph.initializers)
-        functions = [build_function(node) for node, _ in nodes]
+        self._stored, self._frozen = stored_weights(nodes, graph.initializers, self.output_names)
+        functions, codes = _functions(nodes, self._stored)
         slots: dict[str, int] = {name: i + 1 for i, name in enumerate(self.input_names)}
         self._keys: dict[str, str] = {}
-        self._loads: list[tuple[int, str]] = []
+        self._loads: list[tuple[int, str, Stored | None]] = []
         self._register(graph.initializers, constants, [node for node, _ in nodes], slots)
         self._program = _compile(nodes, functions, slots, self.output_names)
-        self._outputs = tuple(slots[name] for name in self.output_names)
+        self._outputs = tuple((slots[name], codes.get(name)) for name in self.output_names)
         self._n_slots = len(slots) + 1
 
     def _register(
@@ -85,12 +93,17 @@ class GraphModule(nn.Module):
                 if name is None or name not in constants or position in node.consumed:
                     continue
                 needed[name] = None
-                if name in initializers and _is_weight(node, position, constants[name]):
+                if name in self._stored:
                     weights.add(name)
+                elif name in initializers and name not in self._frozen and _is_weight(node, position, constants[name]):
+                    weights.add(name)
+                    if constants[name].dtype == np.float16:
+                        self._stored[name] = HalfWeight(array=constants[name])
                 if node.op_type == "BatchNormalization" and position in _STATISTICS:
                     statistics.add(name)
         for name in needed:
-            key, tensor = _key(name), _tensor(constants[name])
+            key, stored = _key(name), self._stored.get(name)
+            tensor = _tensor(constants[name]) if stored is None else stored.start()
             if self.channels_last and tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             if name in weights:
@@ -100,7 +113,7 @@ class GraphModule(nn.Module):
             if name in weights or (name in statistics and name in initializers):
                 self._keys[name] = key
             slots[name] = len(slots) + 1
-            self._loads.append((slots[name], key))
+            self._loads.append((slots[name], key, stored))
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Inputs in the graph's order to its output, or a tuple of them where it has several."""
@@ -112,8 +125,9 @@ class GraphModule(nn.Module):
                 value = value.contiguous(memory_format=torch.channels_last)
             values[slot] = value
         parameters, buffers, training = self._parameters, self._buffers, self.training
-        for slot, key in self._loads:
-            values[slot] = parameters[key] if key in parameters else buffers[key]
+        for slot, key, stored in self._loads:
+            held: Any = parameters[key] if key in parameters else buffers[key]
+            values[slot] = held if stored is None else stored.read(held)
         for step in self._program:
             arguments = [values[slot] for slot in step.inputs]
             try:
@@ -130,7 +144,7 @@ class GraphModule(nn.Module):
                     values[slot] = value
             for slot in step.frees:
                 values[slot] = None
-        outputs = tuple(values[slot] for slot in self._outputs)
+        outputs = tuple(values[slot] if kind is None else values[slot].to(kind) for slot, kind in self._outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def named_initializers(self) -> dict[str, Tensor]:
@@ -149,6 +163,14 @@ class GraphModule(nn.Module):
         value = self._parameters[key] if key in self._parameters else self._buffers[key]
         assert value is not None
         return value
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What training can change as the graph stores it, by initializer name; copies."""
+        found = {}
+        for name, value in self.named_initializers().items():
+            stored = self._stored.get(name)
+            found[name] = np.array(value.detach().cpu().numpy()) if stored is None else stored.write(value)
+        return found
 
     def batch_norms(self) -> Iterator[tuple[str, str]]:
         """Names of the running mean and variance of each BatchNormalization, in order."""
@@ -171,7 +193,7 @@ def _key(name: str) -> str:
 def _tensor(array: NDArray[Any]) -> Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
-    return torch.from_numpy(np.array(array, order="C"))
+    return torch.from_numpy(np.array(integers_of(array), order="C"))
 
 
 def _is_weight(node: OperatorNode, position: int, array: NDArray[Any]) -> bool:
@@ -191,7 +213,7 @@ def _read(
     nodes: list[tuple[OperatorNode, tuple[str, ...]]] = []
     for index, node in enumerate(graph):
         name = node.name or f"#{index}"
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") and node.op_type not in DOMAINS.get(node.domain, ()):
             raise ModelError(f"Cannot run operator {node.domain}.{node.op_type} of node {name!r}: unknown domain.")
         outputs = [value.name or "" for value in node.outputs]
         attributes = {key: _attribute(attr) for key, attr in node.attributes.items()}
@@ -212,6 +234,26 @@ def _read(
         )
         nodes.append((item, tuple(outputs)))
     return nodes, constants
+
+
+def _functions(
+    nodes: list[tuple[OperatorNode, tuple[str, ...]]], stored: Mapping[str, Stored]
+) -> tuple[list[Function], dict[str, torch.dtype]]:
+    """The function of each node, and values that are floats holding integers of a type."""
+    codes = {name: torch.int32 for name, kept in stored.items() if not isinstance(kept, HalfWeight)}
+    functions: list[Function] = []
+    for node, names in nodes:
+        if keeps_codes(node) and node.inputs[0] in codes:
+            functions.append(_as_it_is)
+            codes[names[0]] = codes[str(node.inputs[0])]
+            continue
+        functions.append(build_function(node))
+        codes.update({name: kind for name, kind in zip(names, integer_outputs(node), strict=False) if kind is not None})
+    return functions, codes
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 def _is_used(value: ir.Value) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autocompress.core.errors import ModelError, nearest
+from autocompress.graph import operators_quantized as quantized
 from autocompress.graph import operators_recurrent as recurrent
 from autocompress.graph import operators_shape as shape
 from autocompress.graph import operators_spatial as spatial
@@ -35,6 +36,7 @@ TRAINABLE: dict[str, tuple[int, ...]] = {
     "Gather": (0,),
     "Expand": (0,),
     "LSTM": (1, 2, 3),
+    "MatMulNBits": (5,),
     "GRU": (1, 2, 3),
     "Einsum": (0, 1),
     "Add": (0, 1),
@@ -42,6 +44,8 @@ TRAINABLE: dict[str, tuple[int, ...]] = {
     "Mul": (0, 1),
     "Div": (0, 1),
 }
+#: Operators outside of the standard's own domain.
+DOMAINS: dict[str, frozenset[str]] = {"com.microsoft": frozenset({"MatMulNBits"})}
 #: Operators whose one-element inputs are settings rather than weights.
 SCALARS_ARE_SETTINGS = frozenset({"Add", "Sub", "Mul", "Div"})
 #: Operators whose function takes the module's training mode first.
@@ -247,12 +251,15 @@ OPERATORS: dict[str, Builder] = {
     "Constant": shape.constant,
     "ConstantOfShape": shape.constant_of_shape,
     "Conv": spatial.conv,
+    "ConvInteger": quantized.conv_integer,
     "ConvTranspose": spatial.conv_transpose,
     "Cos": _plain(torch.cos),
     "CumSum": shape.cumulative_sum,
     "DepthToSpace": shape.depth_to_space,
+    "DequantizeLinear": quantized.dequantize_linear,
     "Div": _plain(_div),
     "Dropout": _plain(_identity),
+    "DynamicQuantizeLinear": quantized.dynamic_quantize_linear,
     "Einsum": _einsum,
     "Elu": _with(F.elu, alpha=1.0),
     "Equal": _plain(torch.eq),
@@ -285,6 +292,8 @@ OPERATORS: dict[str, Builder] = {
     "Log": _plain(torch.log),
     "LogSoftmax": _over_axis(F.log_softmax, -1),
     "MatMul": _plain(torch.matmul),
+    "MatMulInteger": quantized.matmul_integer,
+    "MatMulNBits": quantized.matmul_nbits,
     "Max": _folded(torch.maximum),
     "MaxPool": spatial.max_pool,
     "Mean": _plain(_mean_of),
@@ -298,6 +307,7 @@ OPERATORS: dict[str, Builder] = {
     "PRelu": _plain(_prelu),
     "Pad": shape.pad,
     "Pow": _pow,
+    "QuantizeLinear": quantized.quantize_linear,
     "Range": _plain(_range),
     "Reciprocal": _plain(torch.reciprocal),
     "ReduceL1": _reduce(lambda x, axes, keepdim: torch.sum(x.abs(), axes, keepdim=keepdim)),
