@@ -1,4 +1,4 @@
-"""Islands of float16 with Casts at their shores only."""
+"""Islands of float16 or bfloat16 with Casts at their shores only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from autocompress.compress.edit import Editor
 from autocompress.compress.islands import island
-from autocompress.compress.weight_only import to_float16
+from autocompress.compress.weight_only import to_half_type
 
 #: Operators that may compute in float16.
 FOLLOWERS = frozenset(
@@ -18,23 +18,31 @@ FOLLOWERS = frozenset(
      "Softmax", "Identity"}
 )  # fmt: skip
 
+#: The first operator set whose Conv and pooling take bfloat16.
+BFLOAT16_OPSET = 22
 _LARGEST = 65504.0
 
 
-def to_half(graph: ir.Graph, layers: Collection[ir.Node], editor: Editor) -> None:
-    """Let ``layers`` compute in float16, and other operators where that saves Casts.
+def to_half(
+    graph: ir.Graph, layers: Collection[ir.Node], editor: Editor, kind: ir.DataType = ir.DataType.FLOAT16
+) -> None:
+    """Let ``layers`` compute in float16 or bfloat16, and other operators where that saves Casts.
 
     The graph's inputs and outputs stay float32; a value that both sides read is cast once.
 
     Raises:
         CandidateError: a constant is past float16's range.
     """
-    inside = island(graph, layers, [node for node in graph if node.op_type in FOLLOWERS and _fits(node)])
+    inside = island(
+        graph,
+        layers,
+        [node for node in graph if node.op_type in FOLLOWERS and (kind != ir.DataType.FLOAT16 or _fits(node))],
+    )
     half = {v: None for node in graph if node in inside for v in node.outputs if v.dtype == ir.DataType.FLOAT}
-    _enter([node for node in graph if node in inside], half, editor)
+    _enter([node for node in graph if node in inside], half, editor, kind)
     for value in half:
         # Types are shared between a graph and its clones: a new one, never a change of the old.
-        value.type = ir.TensorType(ir.DataType.FLOAT16)
+        value.type = ir.TensorType(kind)
         outside = [use.node for use in value.uses() if use.node not in inside]
         if outside or value.is_graph_output():
             real = editor.after(
@@ -51,21 +59,20 @@ def _fits(node: ir.Node) -> bool:
     return all(float(np.abs(array).max(initial=0.0)) <= _LARGEST for array in arrays)
 
 
-def _enter(nodes: list[ir.Node], half: dict[ir.Value, None], editor: Editor) -> None:
-    """Cast what an island reads from outside; constants are stored in float16."""
+def _enter(nodes: list[ir.Node], half: dict[ir.Value, None], editor: Editor, kind: ir.DataType) -> None:
+    """Cast what an island reads from outside; constants are stored in its type."""
     down: dict[ir.Value, ir.Value] = {}
     for node in nodes:
         for index, value in enumerate(node.inputs):
             if value is None or value in half or value.dtype != ir.DataType.FLOAT:
                 continue
             if value not in down:
-                down[value] = _lowered(value, editor)
+                down[value] = _lowered(value, editor, kind)
             node.replace_input_with(index, down[value])
 
 
-def _lowered(value: ir.Value, editor: Editor) -> ir.Value:
+def _lowered(value: ir.Value, editor: Editor, kind: ir.DataType) -> ir.Value:
     name = f"{value.name}_half"
     if value.is_initializer() and value.const_value is not None:
-        return editor.array(to_float16(value.const_value.numpy(), str(value.name)), name)
-    kind = ir.DataType.FLOAT16
+        return editor.constant(to_half_type(value.const_value.numpy(), str(value.name), name, kind))
     return editor.after(value, "Cast", [value], name, kind, attributes={"to": int(kind)})

@@ -18,7 +18,7 @@ from autocompress.compress.derived import Weight, weight_of, whole
 from autocompress.compress.dynamic import DynamicMaker
 from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
-from autocompress.compress.half import to_half
+from autocompress.compress.half import BFLOAT16_OPSET, to_half
 from autocompress.compress.matmul_nbits import DOMAIN, refused_matmul_nbits, use_matmul_nbits
 from autocompress.compress.packed import allow_int2
 from autocompress.compress.placement import place
@@ -27,6 +27,7 @@ from autocompress.compress.stored import store_grouped
 from autocompress.compress.weight_only import output_axis, store_half, store_packed
 from autocompress.compress.weights import QuantizedWeight, WeightCache, with_scale
 from autocompress.core.errors import PlanError, UnknownNameError
+from autocompress.core.layer_rules import FLOAT_TYPES
 from autocompress.core.plan import LayerPlan
 from autocompress.graph.layers import layer_names
 from autocompress.graph.model_graph import ModelGraph
@@ -132,10 +133,14 @@ def quantize(
         elif quantized is not None and plan.activation_bits == 32:
             store_packed(node, editor, plan.weight_bits, quantized)
         elif plan.activation_bits == 32:
-            store_half(node, editor, whole(weights[node]))
-    half = [node for node, plan in layers.items() if plan.activation_bits == 16]
-    if half:
-        to_half(copy.model.graph, half, editor)
+            store_half(node, editor, whole(weights[node]), ir.DataType[plan.float_type.upper()])
+    for name in FLOAT_TYPES:
+        half = [n for n, plan in layers.items() if plan.activation_bits == 16 and plan.float_type == name]
+        if half:
+            to_half(copy.model.graph, half, editor, ir.DataType[name.upper()])
+        if half and name == "bfloat16":
+            imports = copy.model.graph.opset_imports
+            imports[""] = max(imports[""], BFLOAT16_OPSET)
     editor.drop_unused()
     if any(plan.weight_bits == 2 for plan in layers.values()):
         allow_int2(copy.model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -29,14 +31,16 @@ def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedW
     node.replace_input_with(1, real)
 
 
-def store_half(node: ir.Node, editor: Editor, weight: NDArray[np.float32]) -> None:
-    """Keep a layer's weight as float16 behind a Cast, which ONNX Runtime folds at load.
+def store_half(
+    node: ir.Node, editor: Editor, weight: NDArray[np.float32], kind: ir.DataType = ir.DataType.FLOAT16
+) -> None:
+    """Keep a layer's weight as float16 or bfloat16 behind a Cast, which ONNX Runtime folds at load.
 
     Raises:
         CandidateError: a weight is past float16's range.
     """
     name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
-    stored = editor.array(to_float16(weight, name), f"{name}_half")
+    stored = editor.constant(to_half_type(weight, name, f"{name}_half", kind))
     real = editor.before(
         node,
         "Cast",
@@ -47,6 +51,17 @@ def store_half(node: ir.Node, editor: Editor, weight: NDArray[np.float32]) -> No
         attributes={"to": int(ir.DataType.FLOAT)},
     )
     node.replace_input_with(1, real)
+
+
+def to_half_type(array: NDArray[np.float32], name: str, stored: str, kind: ir.DataType) -> ir.Tensor[Any]:
+    """A tensor called ``stored`` that holds an array in float16 or bfloat16.
+
+    Raises:
+        CandidateError: a value is past float16's range; bfloat16 has that of float32.
+    """
+    if kind == ir.DataType.FLOAT16:
+        return ir.Tensor(np.asarray(to_float16(array, name)), name=stored)
+    return ir.Tensor(np.asarray(array.astype(kind.numpy())), dtype=kind, name=stored)
 
 
 def to_float16(array: NDArray[np.float32], name: str) -> NDArray[np.float16]:

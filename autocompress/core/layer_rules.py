@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 GRANULARITIES = ("channel", "tensor", "block")
 FORMATS = ("uniform", "codebook", "log", "power_of_two")
 ROUNDINGS = ("nearest", "adaround")
+FLOAT_TYPES = ("float16", "bfloat16")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 #: Bits of the narrowest type of ONNX that takes as many as are asked for.
 STORED_BITS = {8: 8, 6: 8, 4: 4, 3: 4, 2: 2}
@@ -28,6 +29,7 @@ QUANTIZATION_DEFAULTS: dict[str, Any] = {
 _KNOWN: dict[str, tuple[Any, ...]] = {
     "granularity": GRANULARITIES,
     "block_size": BLOCK_SIZES,
+    "float_type": FLOAT_TYPES,
     "format": FORMATS,
     "rounding": ROUNDINGS,
 }
@@ -43,6 +45,11 @@ _RULES: tuple[_Rule, ...] = (
         lambda p: p.weight_bits > 8 and bool(changed(p)),
         "How integers are made can be chosen for weights of at most 8 bits",
         lambda p: f"{', '.join(f'{k} {v!r}' for k, v in changed(p).items())} with weight_bits={p.weight_bits}",
+    ),
+    (
+        lambda p: p.float_type != "float16" and p.weight_bits != 16,
+        "`float_type` is read with 16-bit weights only",
+        lambda p: f"{p.float_type!r} with weight_bits={p.weight_bits}",
     ),
     (
         lambda p: p.dynamic and p.activation_bits != 8,

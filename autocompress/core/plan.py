@@ -59,8 +59,9 @@ class LayerPlan:
     """How one layer's numbers are kept.
 
     ``weight_bits`` of 8 and fewer with ``activation_bits`` 32 mean weight-only storage (the layer computes in float32);
-    with 8 they mean integer compute. 16 with 16 means float16 compute, 16 with 32 float16 storage. The fields from
-    ``granularity`` on are for at most 8 bits; :mod:`autocompress.core.layer_rules` says which go together.
+    with 8 they mean integer compute. 16 with 16 means compute in ``float_type``, 16 with 32 storage in it. The fields
+    from ``granularity`` to ``rounding`` are for at most 8 bits; :mod:`autocompress.core.layer_rules` says which go
+    together.
 
     Args:
         weight_bits: of each stored weight, one of :data:`WEIGHT_BITS`.
@@ -74,6 +75,8 @@ class LayerPlan:
         format: ``uniform`` steps, a k-means ``codebook``, ``log``-arithmic steps or ``power_of_two``; all but the first
             are storage.
         rounding: ``nearest``, or ``adaround``: up or down as the layer's outputs on calibration data want it.
+        float_type: what 16 bits hold: ``float16``, or ``bfloat16`` with the range of float32 and 8 binary digits, which
+            ONNX Runtime's CPU provider stores but does not compute in.
     """
 
     weight_bits: int = 32
@@ -86,6 +89,7 @@ class LayerPlan:
     dynamic: bool = False
     format: str = "uniform"
     rounding: str = "nearest"
+    float_type: str = "float16"
 
     def __post_init__(self) -> None:
         if self.weight_bits not in WEIGHT_BITS:
@@ -109,8 +113,10 @@ class LayerPlan:
         if self.weight_bits == 32:
             return "fp32"
         if self.activation_bits == 16:
-            return "fp16"
+            return "fp16" if self.float_type == "float16" else "bf16"
         parts = [f"w{self.weight_bits}a{self.activation_bits}"]
+        if self.float_type != "float16":
+            parts.append(self.float_type)
         if self.granularity != "channel":
             parts.append(f"block{self.block_size}" if self.granularity == "block" else self.granularity)
         parts += [word for word, given in (("asymmetric", not self.symmetric), ("dynamic", self.dynamic)) if given]
@@ -345,6 +351,8 @@ def _layer_dict(plan: LayerPlan) -> dict[str, Any]:
         result["sparsity"] = _as_dict(plan.sparsity)
     if plan.rank is not None:
         result["rank"] = {key: value for key, value in _as_dict(plan.rank).items() if value is not None}
+    if plan.float_type != "float16":
+        result["float_type"] = plan.float_type
     return result | changed(plan)
 
 

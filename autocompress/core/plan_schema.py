@@ -32,6 +32,7 @@ _LIMITS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "block_size": {"enum": layer_rules.BLOCK_SIZES},
         "format": {"enum": layer_rules.FORMATS},
         "rounding": {"enum": layer_rules.ROUNDINGS},
+        "float_type": {"enum": layer_rules.FLOAT_TYPES},
     },
     "SparsityPlan": {
         "pattern": {"enum": sparsity_plan.SPARSITY_PATTERNS},

@@ -47,7 +47,11 @@ class Precision(StrEnum):
     @classmethod
     def matching(cls, plan: LayerPlan) -> Precision | None:
         """The precision that a layer plan asks for; None where the plan has none (see :meth:`of`)."""
-        return None if changed(plan) else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
+        return (
+            None
+            if changed(plan) or plan.float_type != "float16"
+            else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
+        )
 
     @classmethod
     def pricing(cls, plan: LayerPlan) -> Precision:

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
 from autocompress.compress.quantize import quantize
-from autocompress.core.errors import CandidateError
+from autocompress.core.errors import CandidateError, PlanError
 from autocompress.core.plan import LayerPlan
+from autocompress.core.target import Precision
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import normalize
 
@@ -114,3 +116,37 @@ def test_a_constant_past_float16_is_refused(net: Any) -> None:
     made.constant("a.bias", np.full(4, -1e6, np.float32))
     with pytest.raises(CandidateError, match=r"'a.bias' holds 1e\+06"):
         half(made.graph("a"))
+
+
+class TestBfloat16:
+    """ONNX Runtime's CPU provider has no bfloat16 convolution: torch runs the graph in its place."""
+
+    PLAN = LayerPlan(weight_bits=16, activation_bits=16, float_type="bfloat16")
+
+    def test_a_whole_net_is_one_island(self, small: ModelGraph) -> None:
+        made = quantize(small, dict.fromkeys([layer.name for layer in small.layers()], self.PLAN), None)
+        assert [kind for _, kind in casts(made)] == ["BFLOAT16", "FLOAT"]
+        onnx.checker.check_model(made.to_bytes(), full_check=True)
+
+    def test_computes_nearly_the_same_in_torch(self, small: ModelGraph, images: Any, run_graph: Run) -> None:
+        made = quantize(small, dict.fromkeys([layer.name for layer in small.layers()], self.PLAN), None)
+        with torch.no_grad():
+            found = made.to_torch().eval()(torch.from_numpy(images)).numpy()
+        wanted = run_graph(small, images)
+        assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+    def test_weights_alone_run_in_onnx_runtime(self, small: ModelGraph, images: Any, run_graph: Run) -> None:
+        plan = LayerPlan(weight_bits=16, float_type="bfloat16")
+        made = quantize(small, dict.fromkeys([layer.name for layer in small.layers()], plan), None)
+        wanted = run_graph(small, images)
+        assert np.abs(run_graph(made, images) - wanted).max() < 0.02 * np.abs(wanted).max()
+
+    def test_a_constant_past_float16_is_fine(self, net: Any) -> None:
+        made = net(3, 8, 8)
+        made.conv("x", "a", 4, 3)
+        made.constant("a.bias", np.full(4, -1e6, np.float32))
+        assert len(casts(quantize(made.graph("a"), {"a": self.PLAN}, None))) == 2
+
+    def test_it_is_no_precision_of_a_target(self) -> None:
+        with pytest.raises(PlanError, match="but got bf16"):
+            Precision.of(self.PLAN)
