@@ -18,7 +18,7 @@ PACKAGES = ("torch", "onnx", "onnx-ir", "onnxruntime", "optuna", "numpy", "panda
 EXTRAS = {"tvm": "apache-tvm", "ray": "ray", "postgres": "psycopg", "dashboard": "optuna-dashboard", "vision": "pillow"}
 #: Ratio of equal models to each other past which timings on this machine mean little.
 NOISE = 0.03
-_NOISE_POLICY = TimingPolicy(block_ms=20.0, half_width=0.005, max_seconds=2.0, min_blocks=10)
+_NOISE_POLICY = TimingPolicy(block_ms=60.0, half_width=0.005, max_seconds=2.0, min_blocks=10)
 
 
 def checks() -> list[dict[str, Any]]:

@@ -101,4 +101,4 @@ def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
         return CAREFUL
     seconds = FINAL_SHARE * budget_seconds / count - _FRESH_START
     limit = min(CAREFUL.max_seconds, max(_SHORTEST, seconds))
-    return replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 30.0)
+    return replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 60.0)

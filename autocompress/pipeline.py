@@ -42,7 +42,7 @@ from autocompress.store.run_log import LoggedObserver
 
 #: Share of a time budget for sensitivities.
 SENSITIVITY_SHARE = 0.12
-_REFERENCE = TimingPolicy(block_ms=40.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
+_REFERENCE = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
 
 
 def run_search(request: SearchRequest, observer: SearchObserver | None = None) -> SearchOutcome:

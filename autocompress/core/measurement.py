@@ -113,11 +113,12 @@ class TimingPolicy:
     """When a comparison is good enough.
 
     Args:
-        block_ms: shortest time of one block; a block repeats one model until it is over.
+        block_ms: shortest time of one A-B-B-A block; each of its four turns repeats one model for a quarter of it.
         half_width: stop when the interval of the ratio is this narrow, relative to the ratio.
         max_seconds: stop then at the latest.
-        min_blocks: A-B-B-A rounds before the interval is believed.
-        calm_tolerance: keep rounds in which the reference ran within this share of its calm level.
+        min_blocks: calm blocks before the interval is believed; it takes six at least.
+        calm_tolerance: a block counts while the reference ran within this share of its calm level, or less where its
+            calm turns agree better.
         warmup_seconds: longest warm-up; it ends earlier once drift is under 1%.
         confidence: of the interval.
     """
@@ -125,26 +126,26 @@ class TimingPolicy:
     block_ms: float = 100.0
     half_width: float = 0.02
     max_seconds: float = 10.0
-    min_blocks: int = 4
+    min_blocks: int = 6
     calm_tolerance: float = 0.10
     warmup_seconds: float = 0.5
     confidence: float = 0.95
 
 
-QUICK = TimingPolicy(block_ms=8.0, half_width=0.02, max_seconds=0.6, min_blocks=5, warmup_seconds=0.1)
-CAREFUL = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=12.0, min_blocks=6)
+QUICK = TimingPolicy(block_ms=32.0, half_width=0.02, max_seconds=0.6, warmup_seconds=0.1)
+CAREFUL = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=12.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTiming:
-    """A candidate timed against a reference in interleaved A-B-B-A rounds.
+    """A candidate timed against a reference in interleaved A-B-B-A blocks.
 
     Args:
-        candidate_ms: milliseconds an inference, one value a round.
-        reference_ms: likewise for the reference, same rounds.
-        kept: which rounds were calm (the reference at its calm level) and count.
-        ratio: median of the kept rounds' ``candidate / reference``.
-        ratio_interval: bootstrap interval of the ratio.
+        candidate_ms: milliseconds an inference, one value a block.
+        reference_ms: likewise for the reference, same blocks.
+        kept: which blocks were calm (the reference at its calm level) and count.
+        ratio: median of the kept blocks' ``candidate / reference``.
+        ratio_interval: order-statistic interval of the ratio.
         details: threads, warm-up, why it stopped.
     """
 

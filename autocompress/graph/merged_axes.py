@@ -8,7 +8,7 @@ and gives the same values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def _shorten(graph: ir.Graph, last: ir.Node, detour: _Detour) -> None:
     ir.convenience.replace_all_uses_with(output, made[-1].outputs[0], replace_graph_outputs=True)
 
 
-def _node(op_type: str, inputs: Sequence[ir.Value], name: str, shape: Sequence[Size], **lists: list[int]) -> ir.Node:
+def _node(op_type: str, inputs: Sequence[ir.Value], name: str, shape: Iterable[Size], **lists: list[int]) -> ir.Node:
     value = ir.Value(name=name, shape=ir.Shape(shape))
     attributes = [ir.AttrInt64s(key, item) for key, item in lists.items()]
     return ir.Node("", op_type, inputs, attributes, name=f"{name}_node", outputs=[value])

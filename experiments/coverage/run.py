@@ -53,7 +53,7 @@ from autocompress.zoo.yolo import yolo_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 32
-POLICY = TimingPolicy(block_ms=8.0, half_width=0.03, max_seconds=0.6, min_blocks=5, warmup_seconds=0.05)
+POLICY = TimingPolicy(block_ms=32.0, half_width=0.03, max_seconds=0.6, min_blocks=6, warmup_seconds=0.05)
 INT8 = LayerPlan(weight_bits=8, activation_bits=8)
 
 PLANS: dict[str, CompressionPlan] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autocompress.core.measurement import TimingPolicy
 from autocompress.measure.timing import compare, median_interval
 
-POLICY = TimingPolicy(block_ms=20.0, half_width=0.005, max_seconds=20.0, min_blocks=6, warmup_seconds=0.1)
+POLICY = TimingPolicy(block_ms=80.0, half_width=0.005, max_seconds=20.0, min_blocks=6, warmup_seconds=0.1)
 
 
 def test_the_ratio_is_exact_without_noise(simulated_clock):
@@ -56,9 +56,9 @@ def test_a_comparison_wholly_in_a_busy_spell_knows_it_from_the_calm_level(simula
 
 
 def test_equal_models_differ_by_nothing(simulated_clock):
-    # One interval at 95% may well miss; what must not be is a lean to one side. Stopping at the first narrow interval
-    # favours those that are narrow by luck, so that fewer hold the truth than where the number of rounds is fixed.
-    policy = replace(POLICY, block_ms=5.0, half_width=0.02)
+    # One interval at 95% may well miss; what must not be is a lean to one side, nor more misses because comparing stops
+    # where the interval happens to be narrow.
+    policy = replace(POLICY, block_ms=20.0, half_width=0.02)
     logs, hits = [], 0
     for seed in range(60):
         clock = simulated_clock(noise=0.03, seed=seed)
@@ -66,18 +66,18 @@ def test_equal_models_differ_by_nothing(simulated_clock):
         logs.append(np.log(timing.ratio))
         hits += timing.ratio_interval.low <= 1.0 <= timing.ratio_interval.high
     assert abs(np.mean(logs)) < 2.5 * np.std(logs) / np.sqrt(len(logs))
-    assert hits / 60 > 0.8
+    assert hits / 60 > 0.9
 
 
 def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says(simulated_clock):
-    policy = TimingPolicy(block_ms=5.0, half_width=0.0, max_seconds=0.6, min_blocks=6, warmup_seconds=0.01)
+    policy = TimingPolicy(block_ms=20.0, half_width=0.0, max_seconds=0.6, min_blocks=6, warmup_seconds=0.01)
     hits = 0
     for seed in range(200):
         clock = simulated_clock(noise=0.05, seed=seed)
         found = compare(clock.model(0.5), clock.model(1.0), policy, clock=clock).ratio_interval
         # The lower quartile of ten noisy calls lies lower than that of five, by a known and tiny amount.
         hits += found.low <= 0.5 * 0.996 <= found.high
-    assert 0.90 <= hits / 200 <= 0.99
+    assert hits / 200 >= 0.92
 
 
 def test_it_stops_as_soon_as_the_interval_is_narrow(simulated_clock):
@@ -111,14 +111,15 @@ def test_the_interval_of_few_rounds_spans_single_blocks(simulated_clock):
 def test_blocks_of_a_fast_and_a_slow_model_last_alike(simulated_clock):
     clock = simulated_clock()
     timing = compare(clock.model(1.0), clock.model(50.0), POLICY, clock=clock)
-    assert timing.details["calls_a_block"] == {"candidate": 50, "reference": 1}
+    assert timing.details["calls_a_turn"] == {"candidate": 50, "reference": 1}
 
 
 def test_the_same_seed_gives_the_same_interval(simulated_clock):
     timings = []
     for _ in range(2):
         clock = simulated_clock(noise=0.05, seed=7)
-        timings.append(compare(clock.model(1.0), clock.model(1.0), POLICY, clock=clock, rng=np.random.default_rng(5)))
+        timing = compare(clock.model(1.0), clock.model(1.0), POLICY, clock=clock)
+        timings.append(replace(timing, details={}))
     assert timings[0] == timings[1]
 
 

@@ -19,7 +19,7 @@ MULTIPLES = (16, 8, 4)
 #: A width is wasted where it runs at this share or more of the next multiple's time.
 WASTED = 0.9
 _SCHEMA = 1
-_POLICY = TimingPolicy(block_ms=4.0, half_width=0.02, max_seconds=0.5, min_blocks=5, warmup_seconds=0.02)
+_POLICY = TimingPolicy(block_ms=16.0, half_width=0.02, max_seconds=0.5, min_blocks=6, warmup_seconds=0.02)
 _CHANNEL_POLICY = replace(_POLICY, half_width=0.03, max_seconds=0.25)
 
 
