@@ -74,6 +74,9 @@ def quantize_weight(weight: Weight, bits: int, axis: int, *, reduce_range: bool 
         axis: of the output channels.
         reduce_range: keep 8-bit weights within 7 bits.
     """
+    if bits == 8 and axis == 1 and len(shape_of(weight)) == 2:
+        values, scale = _columns_to_peak(weight, top_level(bits, reduce_range=reduce_range))
+        return QuantizedWeight(values=values, scale=scale, axis=axis)
     moved = weight if axis == 0 else np.ascontiguousarray(np.moveaxis(whole(weight), axis, 0))
     values, scale = symmetric_rows(moved, bits, reduce_range=reduce_range)
     integers = np.moveaxis(values.reshape(shape_of(moved)), 0, axis)
@@ -121,6 +124,27 @@ def _to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.flo
         np.divide(scratch.max(1), np.float32(top), out=steps)
         # A channel of zeros has no step yet, and any gives zeros. Nothing needs clipping: the peak's step reaches it.
         np.divide(rows, np.where(steps < _TINY, np.float32(1), steps)[:, None], out=scratch)
+        np.rint(scratch, out=scratch)
+        np.copyto(values[start : start + step], scratch, casting="unsafe")
+    return values, _with_steps_for_zeros(scale)
+
+
+def _columns_to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The same for ``(size, channels)``, as MatMul keeps its weight: read in the order it lies in memory, twice."""
+    size, channels = shape_of(weight)
+    values, scale = np.empty((size, channels), np.int8), np.zeros(channels, np.float32)
+    if not values.size:
+        return values, np.ones(channels, np.float32)
+    step = max(1, _BLOCK // channels)
+    buffer = np.empty((min(step, size), channels), np.float32)
+    parts = [(start, rows_of(weight, start, start + step)) for start in range(0, size, step)]
+    for _, rows in parts:
+        np.maximum(scale, np.abs(rows, out=buffer[: len(rows)]).max(0), out=scale)
+    np.divide(scale, np.float32(top), out=scale)
+    steps = np.where(scale < _TINY, np.float32(1), scale)
+    for start, rows in parts:
+        scratch = buffer[: len(rows)]
+        np.divide(rows, steps, out=scratch)
         np.rint(scratch, out=scratch)
         np.copyto(values[start : start + step], scratch, casting="unsafe")
     return values, _with_steps_for_zeros(scale)

@@ -94,3 +94,12 @@ def test_the_cache_forgets_what_was_used_longest_ago() -> None:
         cache.get(weight, 8, 0)
     cache.get(weights[0], 8, 0)
     assert (cache.hits, cache.misses) == (0, 4)
+
+
+def test_columns_are_quantized_as_rows_are() -> None:
+    weight = np.random.default_rng(0).standard_normal((70, 1000), np.float32)
+    weight[:, 5] = 0
+    columns = quantize_weight(weight, 8, 1)
+    rows = quantize_weight(np.ascontiguousarray(weight.T), 8, 0)
+    np.testing.assert_array_equal(columns.values, rows.values.T)
+    np.testing.assert_array_equal(columns.scale, rows.scale)
