@@ -9,6 +9,7 @@ AutocompressError
 │   ├── SpaceError         a search space with nothing to choose
 │   ├── RunFolderError     a run folder that cannot be read, written or resumed
 │   ├── TargetError        a profile, runtime or device that cannot do what was asked
+│   │   └── DeviceLostError  a device that does not answer now and may again
 │   └── MissingExtraError  an optional dependency is not installed
 ├── CandidateError         one candidate failed; a search records it and goes on
 └── Interrupted            the user asked to stop; the work in flight is dropped
@@ -50,6 +51,10 @@ class RunFolderError(UserError):
 
 class TargetError(UserError):
     """A profile, runtime or device that cannot do what was asked."""
+
+
+class DeviceLostError(TargetError):
+    """A device that does not answer now and may again: unplugged, restarting, out of reach."""
 
 
 class MissingExtraError(UserError):

@@ -39,6 +39,7 @@ _MAC_KEYS = {
 }
 #: Windows: IsProcessorFeaturePresent, processthreadsapi.h.
 _WINDOWS_FEATURES = {40: "avx2", 41: "avx512", 19: "neon", 43: "dotprod"}
+_MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 #: "CPU part" of Arm's own cores (implementer 0x41), from the cores' reference manuals (MIDR_EL1).
 _ARM_PARTS = {
     "0xd03": "Cortex-A53",
@@ -99,17 +100,44 @@ class HostFacts:
 @cache
 def host_facts() -> HostFacts:
     """The facts of this machine; read once a process."""
-    cpuinfo = _read("/proc/cpuinfo")
-    cpu, isa, clock = parse_cpuinfo(cpuinfo) if cpuinfo else _ask_system()
+    system, machine = platform.system() or sys.platform, platform.machine()
+    return _facts(_read, cores=usable_cores(), memory_bytes=_memory_bytes(), system=system, machine=machine)
+
+
+def device_facts(told: Mapping[str, Any]) -> HostFacts:
+    """The facts of another machine, from what its agent tells.
+
+    Args:
+        told: as :func:`autocompress.measure.agent_facts.facts` gives it.
+    """
+    files: Mapping[str, str] = told["files"]
+    limits = [files.get(f"/sys/fs/cgroup/{name}", "").strip() for name in _MEMORY_LIMITS]
+    memory = [int(limit) for limit in limits if limit.isdigit()] + [int(told["memory_bytes"])]
+
+    def read(path: str) -> str:
+        return files.get(path, "")
+
+    return _facts(
+        read,
+        cores=max(1, min(int(told["affinity_cores"]), _cgroup_cores(read))),
+        memory_bytes=min(memory),
+        system=str(told["system"]),
+        machine=str(told["machine"]),
+    )
+
+
+def _facts(read: Callable[[str], str], *, cores: int, memory_bytes: int, system: str, machine: str) -> HostFacts:
+    cpuinfo = read("/proc/cpuinfo")
+    cpu, isa, clock = parse_cpuinfo(cpuinfo, read) if cpuinfo else _ask_system() if read is _read else ("", (), None)
     return HostFacts(
-        cpu=cpu or platform.processor() or platform.machine() or "unknown processor",
-        board=_read("/proc/device-tree/model").strip("\0 \n"),
-        cores=usable_cores(),
+        cpu=cpu or (platform.processor() if read is _read else "") or machine or "unknown processor",
+        board=read("/proc/device-tree/model").strip("\0 \n"),
+        cores=cores,
         isa=isa,
         clock_ghz=clock,
-        memory_bytes=_memory_bytes(),
-        system=platform.system() or sys.platform,
-        machine=platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
+        memory_bytes=memory_bytes,
+        system=system,
+        machine=machine.lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
     )
 
 
@@ -118,7 +146,7 @@ def host_fingerprint() -> str:
     return host_facts().fingerprint
 
 
-def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...], float | None]:
+def parse_cpuinfo(text: str, read: Callable[[str], str] | None = None) -> tuple[str, tuple[str, ...], float | None]:
     """Model, instruction sets and clock in GHz from the text of ``/proc/cpuinfo``."""
     values: dict[str, str] = {}
     parts: set[str] = set()
@@ -132,7 +160,7 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...], float | None]:
     model = values.get("model name") or " + ".join(names) or values.get("Hardware", "")
     present = set((values.get("flags") or values.get("Features") or "").split())
     isa = tuple(sorted(ours for ours, theirs in _LINUX_FLAGS.items() if present.intersection(theirs)))
-    return " ".join(model.split()), isa, _clock(model, values.get("cpu MHz"))
+    return " ".join(model.split()), isa, _clock(model, values.get("cpu MHz"), read or _read)
 
 
 def usable_cores() -> int:
@@ -152,7 +180,7 @@ def _cgroup_cores(read: Callable[[str], str]) -> int:
     return max(1, math.ceil(int(quota) / int(period)))
 
 
-def _clock(model: str, mhz: str | None) -> float | None:
+def _clock(model: str, mhz: str | None, read: Callable[[str], str]) -> float | None:
     """The model's nominal clock where its name tells, else the current one, to 0.1 GHz."""
     named = re.search(r"@\s*([\d.]+)\s*GHz", model)
     if named:
@@ -160,12 +188,12 @@ def _clock(model: str, mhz: str | None) -> float | None:
     try:
         return round(float(mhz or "") / 1000, 1) or None
     except ValueError:
-        khz = _read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
+        khz = read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
         return round(int(khz) / 1e6, 1) if khz.isdigit() else None
 
 
 def _memory_bytes() -> int:
-    limits = [_read(f"/sys/fs/cgroup/{name}").strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    limits = [_read(f"/sys/fs/cgroup/{name}").strip() for name in _MEMORY_LIMITS]
     found = [int(limit) for limit in limits if limit.isdigit()]
     try:
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -185,7 +213,7 @@ def _ask_system() -> tuple[str, tuple[str, ...], float | None]:
     isa = tuple(sorted({name for key, name in _MAC_KEYS.items() if values.get(key) == "1"}))
     hertz = values.get("hw.cpufrequency_max", "")
     model = values.get("machdep.cpu.brand_string", "")
-    return model, isa, round(int(hertz) / 1e9, 1) if hertz.isdigit() else _clock(model, None)
+    return model, isa, round(int(hertz) / 1e9, 1) if hertz.isdigit() else _clock(model, None, _read)
 
 
 @cache

@@ -37,10 +37,24 @@ class TensorSpec:
         Raises:
             ModelError: it is no tensor of numbers.
         """
-        if argument.type not in _DTYPES:
-            raise ModelError(f"{argument.name!r} is a {argument.type}; only tensors of numbers can be run and timed.")
-        shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in argument.shape)
-        return cls(name=argument.name, dtype=np.dtype(_DTYPES[argument.type]), shape=shape)
+        return cls.told(argument.name, argument.type, argument.shape)
+
+    @classmethod
+    def told(cls, name: str, kind: str, sizes: Sequence[Any]) -> TensorSpec:
+        """From what a session tells, here or on a device.
+
+        Args:
+            name: of the input or output.
+            kind: ONNX Runtime's word, such as ``tensor(float)``.
+            sizes: whole numbers; whatever else is a size that may vary.
+
+        Raises:
+            ModelError: it is no tensor of numbers.
+        """
+        if kind not in _DTYPES:
+            raise ModelError(f"{name!r} is a {kind}; only tensors of numbers can be run and timed.")
+        shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in sizes)
+        return cls(name=name, dtype=np.dtype(_DTYPES[kind]), shape=shape)
 
     def __str__(self) -> str:
         sizes = ", ".join("n" if size is None else str(size) for size in self.shape)

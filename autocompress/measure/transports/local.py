@@ -1,18 +1,23 @@
-"""Where a model is measured: so far on the machine the program runs on."""
+"""The machine the program runs on as a device."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from autocompress.core.errors import TargetError
+from autocompress.measure.transports.agent_bundle import agent_bundle
+from autocompress.measure.transports.agent_link import AgentDiedError, AgentLink
 
 LOCAL = "local"
-_LATER = ("ssh", "tvm-rpc")
+#: Devices that are reached through an agent, see :mod:`autocompress.measure.device`.
+AGENT_SCHEMES = ("ssh",)
+_LATER = ("tvm-rpc",)
 
 
 class Transport(Protocol):
@@ -59,19 +64,55 @@ class LocalTransport:
         return done.stdout
 
 
-def open_transport(url: str | None = None) -> Transport:
-    """The way to a device.
+class LocalConnection:
+    """Agents on this machine: what a device is without a network in between.
 
     Args:
-        url: ``local``, which is also what None means. ``ssh://user@host`` and ``tvm-rpc://tracker`` are for a later
-            release.
+        python: the interpreter and its options.
+        folder: for models and the lock.
+    """
+
+    url = LOCAL
+
+    def __init__(self, *, python: tuple[str, ...] = (sys.executable,), folder: str = "") -> None:
+        self._python = python
+        self._folder = folder
+
+    def open_agent(self) -> AgentLink:
+        """Start an agent in a process of its own."""
+        bundle = agent_bundle()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - the link closes it
+        process = subprocess.Popen(
+            bundle.command(self._python, folder=self._folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+        return AgentLink(process, bundle, url=self.url, errors=errors, explain=_explain)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def open_transport(url: str | None = None) -> Transport:
+    """The way to this machine.
+
+    Args:
+        url: ``local``, which is also what None means.
 
     Raises:
-        TargetError: this release cannot reach such a device.
+        TargetError: it is something else.
     """
     if url is None or url == LOCAL:
         return LocalTransport()
     scheme = url.partition("://")[0]
     if scheme in _LATER:
-        raise TargetError(f"This release measures on the device 'local' only; {scheme}:// is not in it: got {url!r}.")
-    raise TargetError(f"Unknown device {url!r}; this release knows 'local'.")
+        raise TargetError(f"{scheme}:// devices are not in this release; `local` and ssh://user@host are: got {url!r}.")
+    raise TargetError(f"Unknown device {url!r}; this release knows `local` and ssh://user@host[:port].")
+
+
+def _explain(status: int, errors: str) -> TargetError:
+    lines = errors.strip().splitlines() or ["nothing on standard error"]
+    how = f"was killed by signal {-status}" if status < 0 else f"ended {status}"
+    return AgentDiedError(f"The agent on this machine {how}: {lines[-1]}.")

@@ -78,12 +78,11 @@ def test_local_is_the_default(url: str | None) -> None:
     assert open_transport(url).url == "local"
 
 
-@pytest.mark.parametrize("url", ["ssh://pi@10.0.0.7", "tvm-rpc://tracker:9190"])
-def test_a_device_of_a_later_release_says_so(url: str) -> None:
-    with pytest.raises(TargetError, match="This release measures on the device 'local' only"):
-        open_transport(url)
+def test_a_device_of_a_later_release_says_so() -> None:
+    with pytest.raises(TargetError, match=r"tvm-rpc:// devices are not in this release; `local` and ssh://user@host"):
+        open_transport("tvm-rpc://tracker:9190")
 
 
-def test_an_unknown_device_names_the_known_one() -> None:
-    with pytest.raises(TargetError, match="Unknown device 'telepathy'; this release knows 'local'"):
+def test_an_unknown_device_names_the_known_ones() -> None:
+    with pytest.raises(TargetError, match=r"Unknown device 'telepathy'; this release knows `local` and ssh://"):
         open_transport("telepathy")

@@ -1,0 +1,279 @@
+"""ONNX Runtime on an attached device, through its agent."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from autocompress.core.errors import CandidateError, ModelError, UserError
+from autocompress.core.measurement import PairedTiming, TimingPolicy
+from autocompress.core.protocols import Batch
+from autocompress.measure.device import Device, SentModel
+from autocompress.measure.latency import model_file_bytes
+from autocompress.measure.runtimes.session import SPIN_MICROSECONDS
+from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs, non_finite, random_sample
+from autocompress.measure.timing import paired_timing
+from autocompress.measure.transports.agent_link import Part
+
+MODEL_NAME = "model.onnx"
+#: Loading the largest models from a card takes minutes.
+_LOAD_SECONDS = 300.0
+#: Past this a graph goes over from a file, as it would not fit into one protobuf.
+_LARGEST_IN_MEMORY = 1 << 30
+_CALM_MEMORY = 16
+
+
+class SavedGraph(Protocol):
+    """What of a ModelGraph this runtime reads."""
+
+    def to_bytes(self) -> bytes:
+        """The serialized model."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it to a file, past 2 GB with its weights beside it."""
+
+    def size_bytes(self) -> int:
+        """Bytes of the file that ``save`` would write."""
+
+
+class RemoteArtifact:
+    """A model that the device has loaded, or loads again after it was lost.
+
+    Args:
+        runtime: that made it.
+        model: its files.
+        specs: its inputs.
+        size: bytes of the file that would ship.
+        folder: that goes when this does.
+    """
+
+    def __init__(
+        self,
+        runtime: RemoteOnnxRuntime,
+        model: SentModel,
+        specs: Sequence[TensorSpec],
+        size: int,
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.model = model
+        self.input_specs = tuple(specs)
+        self.size_bytes = size
+        self.calm_levels_ms: deque[float] = deque(maxlen=_CALM_MEMORY)
+        self._runtime = runtime
+        self._folder = folder
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The one batch size that the model takes, or None where it may vary."""
+        sizes = {spec.shape[0] for spec in self.input_specs if spec.shape}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def run(self, inputs: Batch) -> list[NDArray[Any]]:
+        """Outputs for one batch, computed on the device; see :meth:`OrtArtifact.run`.
+
+        Raises:
+            DataError: an input of the wrong shape, type or number.
+            CandidateError: the model fails while it runs.
+        """
+        fixed = self.fixed_batch
+        arrays = check_inputs(self.input_specs, inputs, any_batch=fixed is not None)
+        if fixed is None or all(len(array) == fixed for array in arrays):
+            return self._runtime.outputs(self, arrays)
+        total = len(arrays[0])
+        parts = []
+        for start in range(0, total, fixed):
+            rows = np.minimum(np.arange(start, start + fixed), total - 1)
+            parts.append(self._runtime.outputs(self, [array[rows] for array in arrays]))
+        return [np.concatenate(outputs)[:total] for outputs in zip(*parts, strict=True)]
+
+    def check_finite(self, outputs: Sequence[NDArray[Any]]) -> None:
+        """Raise :class:`CandidateError` where an output holds NaN or infinity."""
+        reason = non_finite([f"output {index}" for index in range(len(outputs))], outputs)
+        if reason is not None:
+            raise CandidateError("run", reason)
+
+    def sample(self, given: Batch | None = None) -> Batch:
+        """Inputs for timing, as :meth:`OrtArtifact.sample` makes them."""
+        batch = self.fixed_batch or 1
+        if given is None:
+            return random_sample(self.input_specs, batch=batch)
+        first = tuple(np.repeat(np.asarray(value)[:1], batch, axis=0) for value in given)
+        return tuple(check_inputs(self.input_specs, first))
+
+
+class RemoteOnnxRuntime:
+    """Loads, runs and times models with the device's own ONNX Runtime, CPU provider.
+
+    Args:
+        device: attached.
+        threads: of one inference.
+        spinning: whether its idle threads spin; recorded with every measurement.
+        sample: inputs to time with, each ``(n, ...)``; random ones of the model's own shapes where None.
+        affinity: cores to stay on; None for all that the agent may use.
+
+    Raises:
+        TargetError: the device lacks numpy or onnxruntime.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        threads: int = 1,
+        spinning: bool = True,
+        sample: Batch | None = None,
+        affinity: Sequence[int] | None = None,
+    ) -> None:
+        if threads < 1:
+            raise UserError(f"`threads` must be at least 1, but got {threads}.")
+        device.need_onnxruntime()
+        self.device = device
+        self.threads = threads
+        self.spinning = spinning
+        self._sample = sample
+        self._affinity = None if affinity is None else list(affinity)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Name, version, provider, threads and spinning, and the device's fingerprint and kernel."""
+        return {
+            "name": self.name,
+            "version": self.device.versions["onnxruntime"],
+            "provider": "cpu",
+            "threads": self.threads,
+            "spinning": self.spinning,
+            "fingerprint": self.device.fingerprint,
+            "kernel": self.device.kernel,
+            "affinity": self._affinity,
+        }
+
+    def build(self, graph: SavedGraph | str | PathLike[str] | bytes) -> RemoteArtifact:
+        """Send a graph, a path or a serialized model, where it is not there yet, and load it.
+
+        Raises:
+            ModelError: a file that is missing.
+            CandidateError: a model that the device's ONNX Runtime refuses.
+        """
+        contents, size, folder = _contents(graph)
+        model = SentModel.of(contents)
+        told, _ = self.device.request(
+            "load",
+            {"model": model.digest, **self._options()},
+            models=[model],
+            timeout_seconds=_LOAD_SECONDS,
+        )
+        specs = [TensorSpec.told(item["name"], item["type"], item["shape"]) for item in told["inputs"]]
+        return RemoteArtifact(self, model, specs, size, folder)
+
+    def time(self, candidate: RemoteArtifact, reference: RemoteArtifact, policy: TimingPolicy) -> PairedTiming:
+        """Time both on one sample, interleaved, in the agent's process.
+
+        Raises:
+            CandidateError: one of them fails on the sample.
+        """
+        sample = candidate.sample(self._sample)
+        fields = {
+            "candidate": candidate.model.digest,
+            "reference": reference.model.digest,
+            "policy": asdict(policy),
+            "calm_ms": min(reference.calm_levels_ms, default=None),
+            "affinity": self._affinity,
+            **self._options(),
+        }
+        found, _ = self.device.request(
+            "time",
+            fields,
+            [_npz([*sample, *reference.sample(self._sample)])],
+            models=[candidate.model, reference.model],
+            timeout_seconds=policy.max_seconds + policy.warmup_seconds + _LOAD_SECONDS,
+        )
+        timing = paired_timing(found)
+        if timing.details.get("calm"):
+            reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
+        details = {
+            **timing.details,
+            "threads": self.threads,
+            "spinning": self.spinning,
+            "affinity": self._affinity,
+            "sample_shapes": [list(array.shape) for array in sample],
+            "sensors": found.get("sensors", {}),
+        }
+        return replace(timing, details=details)
+
+    def outputs(self, artifact: RemoteArtifact, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """What the device computes."""
+        told, data = self.device.request(
+            "run",
+            {"model": artifact.model.digest, **self._options()},
+            [_npz(arrays)],
+            models=[artifact.model],
+            timeout_seconds=_LOAD_SECONDS,
+        )
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return [file[f"output_{index}"] for index in range(told["outputs"])]
+
+    def peak_memory_bytes(self, artifact: RemoteArtifact) -> int:
+        """Most that a fresh process takes to load and run the model, less what it took before."""
+        with self.device.fresh() as device:
+            told, _ = device.request(
+                "memory",
+                {"model": artifact.model.digest, **self._options()},
+                [_npz(artifact.sample(self._sample))],
+                models=[artifact.model],
+                timeout_seconds=_LOAD_SECONDS,
+            )
+        return int(told["peak_bytes"]) - int(told["baseline_bytes"])
+
+    def _options(self) -> dict[str, Any]:
+        entries = {
+            "session.intra_op.allow_spinning": "1" if self.spinning else "0",
+            "session.intra_op.spin_duration_us": str(SPIN_MICROSECONDS),
+        }
+        return {"threads": self.threads, "entries": entries}
+
+
+def _contents(
+    graph: SavedGraph | str | PathLike[str] | bytes,
+) -> tuple[dict[str, Part], int, tempfile.TemporaryDirectory[str] | None]:
+    """Files of a model by the name they have over there, their size, and a folder that must live as long."""
+    if isinstance(graph, bytes):
+        return {MODEL_NAME: graph}, len(graph), None
+    if isinstance(graph, str | PathLike):
+        path = Path(graph)
+        size = model_file_bytes(path)
+        return _files(path), size, None
+    if graph.size_bytes() <= _LARGEST_IN_MEMORY:
+        return {MODEL_NAME: graph.to_bytes()}, graph.size_bytes(), None
+    folder = tempfile.TemporaryDirectory(prefix="autocompress-")
+    path = Path(folder.name) / MODEL_NAME
+    graph.save(path)
+    return _files(path), graph.size_bytes(), folder
+
+
+def _files(path: Path) -> dict[str, Part]:
+    """A model file and the data files it names."""
+    model = onnx.load(path, load_external_data=False)
+    names = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
+    contents: dict[str, Part] = {MODEL_NAME: path}
+    for name in sorted(names):
+        if Path(name).is_absolute() or ".." in Path(name).parts or name == MODEL_NAME:
+            raise ModelError(f"{str(path)!r} keeps weights in {name!r}, which does not lie beside it.")
+        contents[name] = path.parent / name
+    return contents
+
+
+def _npz(arrays: Sequence[NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{f"input_{index}": array for index, array in enumerate(arrays)})  # type: ignore[arg-type]
+    return buffer.getvalue()
