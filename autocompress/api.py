@@ -6,6 +6,7 @@ before a function needs it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -237,15 +238,20 @@ def measure(
     from autocompress.loading import load_place
     from autocompress.measure.fresh_process import measure_files
 
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads must be at least 1, but got {threads}.")
     place = load_place(target, device, runtime)
     if not place.measured:
         raise TargetError(
             f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "
             "--target local measures on this machine."
         )
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads must be at least 1, but got {threads}.")
-    timings = measure_files(list(files), threads=threads or place.spec.threads, runtime=place.spec.name)
+    count = threads or place.spec.threads
+    if place.device is None:
+        timings = measure_files(list(files), threads=count, runtime=place.spec.name)
+    else:
+        with contextlib.closing(place):
+            timings = measure_files(list(files), fresh=lambda: place.fresh_timer(threads=count))
     return [timing.to_dict() for timing in timings]
 
 

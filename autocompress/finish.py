@@ -11,7 +11,9 @@ from autocompress.core.measurement import CAREFUL, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
 from autocompress.core.trial import Trial
 from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.evaluate.agreement import agreement_of, quality_with_device
 from autocompress.evaluate.finalists import quality_with_test, remeasure
+from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.store.front_keeper import FrontKeeper
 
 #: Share of a time budget for measuring the front again, at most.
@@ -19,6 +21,8 @@ FINAL_SHARE = 0.15
 #: Seconds besides the timing itself that one file takes: a fresh process loads two models.
 _FRESH_START = 1.5
 _SHORTEST = 1.5
+#: Samples on which a front's files must say the same on the device as here.
+AGREEING_SAMPLES = 16
 Finalist = tuple[Trial, Path]
 
 
@@ -60,6 +64,37 @@ def score_on_test_set(
     return found
 
 
+def check_agreement(
+    finalists: Sequence[Finalist], inputs: Batch, here: Runtime, there: Runtime, watch: Watch
+) -> tuple[list[Finalist], list[str]]:
+    """Note whether a device computes what this machine computed, where quality was scored here.
+
+    Args:
+        finalists: trials with their files.
+        inputs: a few samples, each ``(n, ...)``.
+        here: runtime of this machine.
+        there: runtime of the device.
+        watch: told of each file.
+
+    Returns:
+        The trials, their quality's ``details["device"]`` tells how the outputs differ, and a remark for each file whose
+        outputs differ by more than rounding does.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    found, remarks = [], []
+    for trial, path in finalists:
+        if watch.should_stop():
+            raise Interrupted
+        watch.on_stage(-1, trial.candidate.label, "outputs on the device")
+        agreement = agreement_of(here.build(path).run(inputs), there.build(path).run(inputs))
+        found.append((quality_with_device(trial, agreement), path))
+        if not agreement.holds:
+            remarks.append(f"Trial {trial.number} computes something else on the device: {agreement}.")
+    return found, remarks
+
+
 def measure_again(
     finalists: Sequence[Finalist],
     baseline: Path,
@@ -70,6 +105,7 @@ def measure_again(
     sample: Batch,
     budget_seconds: float | None,
     watch: Watch,
+    fresh: FreshRuntime | None = None,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
 
@@ -84,6 +120,7 @@ def measure_again(
         threads=threads,
         policy=_policy(budget_seconds, len(finalists)),
         sample=sample,
+        fresh=fresh,
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autocompress.core.errors import DataError, MissingExtraError, TargetError
 from autocompress.core.target import RuntimeSpec, Target
 
 if TYPE_CHECKING:
+    from autocompress.core.protocols import Batch, Runtime
     from autocompress.evaluate.data import DataBundle
     from autocompress.graph.model_graph import ModelGraph
+    from autocompress.measure.device import Device
 
 #: Runtimes that can run an artifact on the host.
 HOST_RUNTIMES = ("onnxruntime",)
@@ -24,11 +29,39 @@ class Place:
         target: the hardware.
         spec: the runtime on it.
         measured: whether latency can be measured there now; otherwise it is estimated.
+        device: attached device to measure on; None is this machine.
     """
 
     target: Target
     spec: RuntimeSpec
     measured: bool
+    device: Device | None = None
+
+    @property
+    def where(self) -> str:
+        """Where latencies are measured, for a message."""
+        return "this machine" if self.device is None else f"{self.device.url} ({self.device.fingerprint})"
+
+    def timer(self, *, threads: int, sample: Batch | None = None) -> Runtime:
+        """What times models there.
+
+        Raises:
+            TargetError: it cannot be measured there.
+        """
+        return _timer(self.spec, self.device, threads, sample)
+
+    @contextlib.contextmanager
+    def fresh_timer(self, *, threads: int, sample: Batch | None = None) -> Iterator[Runtime]:
+        """The same in a process of its own on the attached device: nothing is loaded there yet."""
+        if self.device is None:
+            raise TargetError("This machine is no attached device.")
+        with self.device.fresh() as device:
+            yield _timer(self.spec, device, threads, sample)
+
+    def close(self) -> None:
+        """Let go of the device."""
+        if self.device is not None:
+            self.device.close()
 
 
 def load_graph(model: Any, data: DataBundle | None = None) -> ModelGraph:
@@ -84,19 +117,71 @@ def load_place(target: str, device: str | None = None, runtime: str | None = Non
     from autocompress.hardware.profiles import load_target
 
     if device not in (None, "local"):
-        from autocompress.measure.transports.local import open_transport
-
-        open_transport(str(device))
+        return _attached(target, str(device), runtime)
     if device == "local" and target != "local":
         raise TargetError(
             f"The device 'local' is this machine, not {target!r}: give --target local to measure here, "
             "or leave --device out for an estimate."
         )
-    if runtime == "tvm":
-        raise MissingExtraError("The TVM runtime is not in this release; --runtime onnxruntime is.")
+    _refuse_tvm(runtime)
     found = load_target(target) if target != "local" else _local()
     spec = found.runtime(runtime)
     return Place(target=found, spec=spec, measured=found.is_local and spec.name in HOST_RUNTIMES)
+
+
+def _attached(name: str, url: str, runtime: str | None) -> Place:
+    """A target with the device that stands for it; ``local`` is whatever is attached."""
+    from autocompress.hardware.profiles import load_target
+    from autocompress.measure.device import open_device
+
+    _refuse_tvm(runtime)
+    # A profile's mistakes are told before anything is connected.
+    profile = None if name == "local" else load_target(name)
+    spec = None if profile is None else profile.runtime(runtime)
+    if profile is not None and spec is not None and spec.name not in HOST_RUNTIMES:
+        known = ", ".join(r for r in profile.runtimes if r in HOST_RUNTIMES) or "none"
+        raise TargetError(
+            f"{spec.name} on {name} cannot be measured through {url}: its profile names no command that times a "
+            f"model; runtimes of {name} that can: {known}."
+        )
+    device = open_device(url)
+    try:
+        target = profile or _target_of(device)
+        place = Place(target=target, spec=target.runtime(runtime), measured=True, device=device)
+        if place.spec.name in HOST_RUNTIMES:
+            device.need_onnxruntime()
+    except BaseException:
+        device.close()
+        raise
+    return place
+
+
+def _target_of(device: Device) -> Target:
+    """An attached device without a profile: what it tells, and what ONNX Runtime was measured to run fast on it."""
+    from autocompress.hardware.profiles import local_target
+    from autocompress.measure.runtimes.probe import probe_int8
+    from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
+
+    probe = probe_int8(runtime=RemoteOnnxRuntime(device))
+    facts = device.facts
+    title = facts.board or facts.cpu
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "device"
+    made = local_target(probe.to_dict(), facts)
+    return replace(made, name=name, title=f"{title}, {facts.cores} core{'s' * (facts.cores != 1)}")
+
+
+def _timer(spec: RuntimeSpec, device: Device | None, threads: int, sample: Batch | None) -> Runtime:
+    from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+    from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
+
+    if device is None:
+        return OnnxRuntime(threads=threads, sample=sample)
+    return RemoteOnnxRuntime(device, threads=threads, sample=sample)
+
+
+def _refuse_tvm(runtime: str | None) -> None:
+    if runtime == "tvm":
+        raise MissingExtraError("The TVM runtime is not in this release; --runtime onnxruntime is.")
 
 
 def _local() -> Target:

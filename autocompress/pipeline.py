@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from autocompress.compress.apply import Compressor
@@ -21,8 +21,16 @@ from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
-from autocompress.finish import Watch, measure_again, reserve_seconds, score_on_test_set
+from autocompress.finish import (
+    AGREEING_SAMPLES,
+    Watch,
+    check_agreement,
+    measure_again,
+    reserve_seconds,
+    score_on_test_set,
+)
 from autocompress.hardware.host import host_fingerprint, usable_cores
+from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
@@ -57,7 +65,7 @@ def run_search(request: SearchRequest, observer: SearchObserver | None = None) -
     """
     prepared = prepare(request)
     path = request.out or usual_folder(request)
-    with RunFolder.create_or_open(path, {**request.to_dict(), "out": str(path)}) as run:
+    with closing(prepared.place), RunFolder.create_or_open(path, {**request.to_dict(), "out": str(path)}) as run:
         watched = LoggedObserver(observer or SilentObserver(), run.log)
         with _collector_spared():
             return _Search(prepared, run, watched).run()
@@ -92,7 +100,14 @@ class _Search:
         sample = data.train.batch(range(1))[0]
         self._threads = request.threads or place.spec.threads
         self._sample = sample
-        self._timer = OnnxRuntime(threads=self._threads, sample=sample)
+        self._timer = place.timer(threads=self._threads, sample=sample)
+        if place.device is not None:
+            place.device.watch = DeviceWatch(
+                on_message=observer.on_message,
+                should_stop=observer.should_stop,
+                on_pause=self._budget.extend,
+                attempts=None,
+            )
         # Accuracy does not depend on threads; sleeping ones leave the timed session alone.
         self._runner = OnnxRuntime(threads=usable_cores(), spinning=False)
         self._reference = self._runner.build(graph)
@@ -161,14 +176,14 @@ class _Search:
             model_digest=self._graph.digest,
             data_digest=self._data.digest,
             seed=self._request.seed,
-            host=host_fingerprint(),
+            host=host_fingerprint() if self._place.device is None else self._place.device.fingerprint,
             extra={"target": self._place.target.to_dict() if self._place.measured else self._place.target.name},
         )
         check_same_inputs(known, fresh)
         if known is not None:
             if self._place.measured and known.get("host") != fresh["host"]:
                 raise RunFolderError(
-                    f"{str(run.path)!r} was measured on {known.get('host')!r}, but this machine is {fresh['host']!r}; "
+                    f"{str(run.path)!r} was measured on {known.get('host')!r}, but this is {fresh['host']!r}; "
                     "latencies of two machines do not mix: choose another --out."
                 )
             return {**fresh, **known}
@@ -198,7 +213,7 @@ class _Search:
         place = self._place
         if place.measured:
             threads = f"{self._threads} thread{'s' * (self._threads != 1)}"
-            self._observer.on_message(f"Latencies are measured on this machine with {threads}, batch 1.")
+            self._observer.on_message(f"Latencies are measured on {place.where} with {threads}, batch 1.")
         else:
             self._observer.on_message(
                 f"No {place.target.name} is attached: latencies are ESTIMATED from its profile for {place.spec.name}."
@@ -296,6 +311,10 @@ class _Search:
         quality = None if test is None else QualityEvaluator(self._runner, test, self._reference)
         try:
             tested = score_on_test_set(fresh, quality, self._runner, watch)
+            if self._place.device is not None:
+                inputs = self._data.validation.batch(range(min(AGREEING_SAMPLES, len(self._data.validation))))[0]
+                tested, remarks = check_agreement(tested, inputs, self._runner, self._timer, watch)
+                self._messages.extend(remarks)
             if self._place.measured:
                 tested = measure_again(
                     tested,
@@ -306,6 +325,9 @@ class _Search:
                     sample=self._sample,
                     budget_seconds=self._budget.seconds,
                     watch=watch,
+                    fresh=None
+                    if self._place.device is None
+                    else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
                 )
                 front = ParetoFront.of([trial for trial, _ in tested], self._objectives)
                 self._messages.append(

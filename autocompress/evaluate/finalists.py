@@ -10,7 +10,7 @@ from autocompress.core.errors import Interrupted
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
-from autocompress.measure.fresh_process import measure_pair
+from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
 
 
@@ -23,6 +23,7 @@ def remeasure(
     threads: int,
     policy: TimingPolicy,
     sample: Batch | None = None,
+    fresh: FreshRuntime | None = None,
     on_file: Callable[[Trial], None] = lambda trial: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trial]:
@@ -38,6 +39,7 @@ def remeasure(
         threads: of the runtime.
         policy: of each comparison.
         sample: inputs to time with, each ``(n, ...)``; random ones where None.
+        fresh: makes a runtime in a process of its own on an attached device; this machine where None.
         on_file: called before each.
         should_stop: asked before each.
 
@@ -52,7 +54,7 @@ def remeasure(
         if should_stop():
             raise Interrupted
         on_file(trial)
-        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample)
+        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample, fresh=fresh)
         about = {**timing.details, "fingerprint": timing.fingerprint}
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
         measured = replace(measured, runtime=timing.runtime)

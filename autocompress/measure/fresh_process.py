@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,11 +25,13 @@ from autocompress.core.errors import (
     UserError,
 )
 from autocompress.core.measurement import CAREFUL, Interval, PairedTiming, Provenance, TimingPolicy
-from autocompress.core.protocols import Batch
+from autocompress.core.protocols import Batch, Runtime
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
 from autocompress.measure.transports.local import Transport, open_transport
 
 RUNTIMES = ("onnxruntime",)
+#: A runtime in a process of its own on an attached device, for the time of one comparison.
+FreshRuntime = Callable[[], AbstractContextManager[Runtime]]
 #: On top of the policy's longest comparison: starting Python and loading two models.
 _START_SECONDS = 120.0
 
@@ -120,6 +123,7 @@ def measure_files(
     spinning: bool = True,
     sample: Batch | None = None,
     transport: Transport | None = None,
+    fresh: FreshRuntime | None = None,
 ) -> list[FileTiming]:
     """Time each file against the first, each in a fresh process of its own.
 
@@ -130,7 +134,8 @@ def measure_files(
         runtime: one of :data:`RUNTIMES`.
         spinning: whether idle threads spin.
         sample: inputs to time with, each ``(n, ...)``; random ones of the models' shapes where None.
-        transport: the way to the device; this machine where None.
+        transport: what starts processes on this machine.
+        fresh: makes a runtime on an attached device, with threads and sample of its own; this machine where None.
 
     Returns:
         One entry a file, in order.
@@ -147,6 +152,8 @@ def measure_files(
     for file in files:
         if not file.is_file():
             raise ModelError(f"There is no model file {str(file)!r}.")
+    if fresh is not None:
+        return [_measure_there(given, files[0], policy=policy, fresh=fresh) for given in paths]
     device = open_transport() if transport is None else transport
     return [
         _measure_pair(
@@ -163,8 +170,11 @@ def measure_pair(
     threads: int = 1,
     policy: TimingPolicy = CAREFUL,
     sample: Batch | None = None,
+    fresh: FreshRuntime | None = None,
 ) -> FileTiming:
-    """Time one file against another in a fresh process on this machine; see :func:`measure_files`."""
+    """Time one file against another in a fresh process; see :func:`measure_files`."""
+    if fresh is not None:
+        return _measure_there(candidate, Path(reference), policy=policy, fresh=fresh)
     return _measure_pair(
         candidate,
         Path(reference),
@@ -206,6 +216,17 @@ def _measure_pair(
     return FileTiming.from_dict({**answer, "path": str(candidate)})
 
 
+def _measure_there(
+    candidate: str | PathLike[str], reference: Path, *, policy: TimingPolicy, fresh: FreshRuntime
+) -> FileTiming:
+    try:
+        with fresh() as runtime:
+            timing = runtime.time(runtime.build(candidate), runtime.build(reference), policy)
+            return _file_timing(runtime, timing, str(candidate), policy)
+    except CandidateError as error:
+        raise ModelError(f"{str(candidate)!r}: {error.reason}") from error
+
+
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Time one file against another in this process, as :func:`measure_files` asks for it.
 
@@ -213,7 +234,6 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         A :class:`FileTiming` as a dictionary, or ``error`` with the reason.
     """
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-    from autocompress.measure.timing import median_interval
 
     sample = None if request["sample"] is None else tuple(_array(item) for item in request["sample"])
     policy = TimingPolicy(**request["policy"])
@@ -221,15 +241,21 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         runtime = OnnxRuntime(threads=request["threads"], spinning=request["spinning"], sample=sample)
         candidate, reference = runtime.build(request["candidate"]), runtime.build(request["reference"])
         timing = runtime.time(candidate, reference, policy)
-        size = model_file_bytes(request["candidate"])
+        return _file_timing(runtime, timing, request["candidate"], policy).to_dict()
     except CandidateError as error:
         return {"error": error.reason}
     except AutocompressError as error:
         return {"error": str(error)}
+
+
+def _file_timing(runtime: Runtime, timing: PairedTiming, path: str, policy: TimingPolicy) -> FileTiming:
+    """The record of a comparison that this process made, or an agent for it."""
+    from autocompress.measure.timing import median_interval
+
     about = runtime.describe()
     kept = timing.kept_candidate_ms
     return FileTiming(
-        path=request["candidate"],
+        path=path,
         median_ms=float(np.median(kept)),
         interval=median_interval(kept, confidence=policy.confidence),
         samples=timing.candidate_ms,
@@ -237,12 +263,12 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         kept=timing.kept,
         ratio=timing.ratio,
         ratio_interval=timing.ratio_interval,
-        size_bytes=size,
+        size_bytes=model_file_bytes(path),
         runtime=runtime_title(about),
         fingerprint=str(about["fingerprint"]),
         when=now(),
-        details={**timing.details, "kept_share": timing.kept_share, "policy": request["policy"], "fresh_process": True},
-    ).to_dict()
+        details={**timing.details, "kept_share": timing.kept_share, "policy": asdict(policy), "fresh_process": True},
+    )
 
 
 def _array_dict(array: Any) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Budget:
         left = self.left()
         return left is not None and self.seconds is not None and left < -GRACE * self.seconds
 
+    def extend(self, seconds: float) -> None:
+        """Do not count these seconds: a device was waited for."""
+        self.started += seconds
+
     def spent(self, n_trials: int) -> StopReason | None:
         """Why to stop now, or None."""
         if self.trials is not None and n_trials >= self.trials:

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autocompress.core.measurement import Interval, PairedTiming, TimingPolicy
 from autocompress.measure.cache import JsonCache
 from autocompress.measure.latency import now
-from autocompress.measure.runtimes.onnxruntime import OnnxRuntime, OrtArtifact
+from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.runtimes.probe_nets import Variant, residual_net
 
 CHANNELS = (8, 12, 16, 20, 24, 28, 32)
@@ -21,6 +21,21 @@ WASTED = 0.9
 _SCHEMA = 1
 _POLICY = TimingPolicy(block_ms=16.0, half_width=0.02, max_seconds=0.5, min_blocks=6, warmup_seconds=0.02)
 _CHANNEL_POLICY = replace(_POLICY, half_width=0.03, max_seconds=0.25)
+
+
+class ProbedRuntime(Protocol):
+    """ONNX Runtime here or on a device; its artifacts remember the calm levels at which they were the reference."""
+
+    threads: int
+
+    def describe(self) -> Mapping[str, Any]:
+        """Version, spinning and fingerprint."""
+
+    def build(self, graph: bytes) -> Any:
+        """Load a serialized model."""
+
+    def time(self, candidate: Any, reference: Any, policy: TimingPolicy) -> PairedTiming:
+        """Time two of them, interleaved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,15 +166,18 @@ class ProbeResult:
         return cls(channel_ms=channel_ms, **values)
 
 
-def probe_int8(threads: int = 1, *, refresh: bool = False, cache: Path | None = None) -> ProbeResult:
+def probe_int8(
+    threads: int = 1, *, refresh: bool = False, cache: Path | None = None, runtime: ProbedRuntime | None = None
+) -> ProbeResult:
     """Time small nets in float32, float16 and int8 with uint8 and int8 activations; about 3 seconds, then cached.
 
     Args:
         threads: of one inference.
         refresh: measure again even where a result is cached.
         cache: folder of the cache; the user's where None.
+        runtime: what is probed, with its own threads; this machine's ONNX Runtime where None.
     """
-    runtime = OnnxRuntime(threads=threads)
+    runtime = runtime or OnnxRuntime(threads=threads)
     about = runtime.describe()
     key = cache_key(about)
     files = JsonCache("probe", cache)
@@ -181,7 +199,7 @@ def probe_int8(threads: int = 1, *, refresh: bool = False, cache: Path | None = 
         int8=int8,
         fp16=fp16,
         channel_ms={name: {channels: ratio * level for channels, ratio in of.items()} for name, of in ratios.items()},
-        threads=threads,
+        threads=runtime.threads,
         version=str(about["version"]),
         fingerprint=str(about["fingerprint"]),
         when=now(),
@@ -216,11 +234,11 @@ def recommended_multiple(times: Mapping[int, float]) -> int:
     return 1
 
 
-def _read(runtime: OnnxRuntime, variant: Variant, reference: OrtArtifact) -> Reading:
+def _read(runtime: ProbedRuntime, variant: Variant, reference: Any) -> Reading:
     return Reading.of(runtime.time(runtime.build(residual_net(variant)), reference, _POLICY))
 
 
-def _channel_ratios(runtime: OnnxRuntime, variant: Variant, reference: OrtArtifact) -> dict[int, float]:
+def _channel_ratios(runtime: ProbedRuntime, variant: Variant, reference: Any) -> dict[int, float]:
     """Latency by channels as a share of the reference's."""
     nets = {channels: runtime.build(residual_net(variant, channels=channels)) for channels in CHANNELS}
     return {channels: runtime.time(net, reference, _CHANNEL_POLICY).ratio for channels, net in nets.items()}
