@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from autocompress.core.errors import RunFolderError, UserError
 from autocompress.core.trial import Trial
 from autocompress.export.loading_check import check_loads
 from autocompress.export.readme import loader_readme
+from autocompress.store.front_keeper import artifact_sha256
 from autocompress.store.run_dir import RunFolder
 
 MODEL, PLAN, METRICS, MANIFEST, README = "model.onnx", "plan.json", "metrics.json", "manifest.json", "README.md"
@@ -66,12 +66,6 @@ def export_bundle(run_dir: str | os.PathLike[str], trial: Trial, out: str | os.P
     }
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_metrics(source: Path) -> dict[str, Any]:
     path = source / METRICS
     try:
@@ -88,7 +82,7 @@ def _read_metrics(source: Path) -> dict[str, Any]:
 def _checked_digest(model: Path, metrics: Mapping[str, Any]) -> str:
     if not model.is_file():
         raise RunFolderError(f"The artifact {str(model)!r} is missing.")
-    digest = sha256(model)
+    digest = artifact_sha256(model)
     recorded = metrics.get("sha256")
     if recorded != digest:
         raise RunFolderError(

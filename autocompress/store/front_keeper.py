@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.core.errors import RunFolderError
+from autocompress.core.errors import ModelError, RunFolderError
 from autocompress.core.measurement import Measurement
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.pareto import constrained_front
@@ -59,10 +59,12 @@ class FrontKeeper:
         front = self._front_numbers()
         if trial.number in front:
             folder = self._run.front_folder(trial.number)
-            content = graph.to_bytes()
-            self._run.write_bytes(folder / MODEL, content)
+            try:
+                graph.save(folder / MODEL)
+            except ModelError as error:
+                raise RunFolderError(str(error)) from error
             self._run.write_text(folder / PLAN, trial.plan.to_json())
-            self._write_metrics(trial, hashlib.sha256(content).hexdigest(), final=False)
+            self._write_metrics(trial, artifact_sha256(folder / MODEL), final=False)
             self._remove_others(front)
             self._count()
 
@@ -132,6 +134,17 @@ class FrontKeeper:
                 "measurements": {name: m.to_dict() for name, m in trial.measurements.items()},
             },
         )
+
+
+def artifact_sha256(model: Path) -> str:
+    """SHA-256 of a model file's bytes, hexadecimal; with its weights where they lie beside it, in ``<name>.data``."""
+    digest = hashlib.sha256()
+    for path in (model, model.with_name(f"{model.name}.data")):
+        if path == model or path.is_file():
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    return digest.hexdigest()
 
 
 def artifact_folder(run: RunFolder, number: int) -> Path:

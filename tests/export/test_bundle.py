@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.core.errors import ModelError, RunFolderError, UserError
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.trial import Trial
-from autocompress.export.bundle import export_bundle, sha256
+from autocompress.export.bundle import export_bundle
+from autocompress.store.front_keeper import artifact_sha256
 
 
 def _model(bias: float = 0.5) -> bytes:
@@ -45,7 +46,7 @@ def run_dir(tmp_path: Path) -> Path:
     (folder / "run.yaml").write_text(yaml.safe_dump({"model": "demo"}))
     (folder / "manifest.json").write_text(json.dumps({"seed": 3}))
     (front / "model.onnx").write_bytes(_model())
-    (front / "metrics.json").write_text(json.dumps({"sha256": sha256(front / "model.onnx"), "trial": 7}))
+    (front / "metrics.json").write_text(json.dumps({"sha256": artifact_sha256(front / "model.onnx"), "trial": 7}))
     return folder
 
 
@@ -70,7 +71,7 @@ def test_threads_are_as_measured_only_where_they_were(
 def test_the_model_is_the_measured_one_byte_for_byte(run_dir: Path, trial: Trial, tmp_path: Path) -> None:
     result = export_bundle(run_dir, trial, tmp_path / "out")
     assert (tmp_path / "out" / "model.onnx").read_bytes() == (run_dir / "front" / "7" / "model.onnx").read_bytes()
-    assert result["sha256"] == sha256(tmp_path / "out" / "model.onnx")
+    assert result["sha256"] == artifact_sha256(tmp_path / "out" / "model.onnx")
 
 
 def test_the_plan_reads_back(run_dir: Path, trial: Trial, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_folder_without_a_run_is_named(trial: Trial, tmp_path: Path) -> None:
 def test_a_model_that_does_not_load_is_refused(run_dir: Path, trial: Trial, tmp_path: Path) -> None:
     front = run_dir / "front" / "7"
     (front / "model.onnx").write_bytes(b"nonsense")
-    (front / "metrics.json").write_text(json.dumps({"sha256": sha256(front / "model.onnx")}))
+    (front / "metrics.json").write_text(json.dumps({"sha256": artifact_sha256(front / "model.onnx")}))
     with pytest.raises(ModelError, match="does not run"):
         export_bundle(run_dir, trial, tmp_path / "out")
 
@@ -136,6 +137,6 @@ def test_a_model_that_does_not_load_is_refused(run_dir: Path, trial: Trial, tmp_
 def test_an_output_that_is_not_finite_is_refused(run_dir: Path, trial: Trial, tmp_path: Path) -> None:
     front = run_dir / "front" / "7"
     onnx.save(onnx.load_from_string(_model(float("inf"))), front / "model.onnx")
-    (front / "metrics.json").write_text(json.dumps({"sha256": sha256(front / "model.onnx")}))
+    (front / "metrics.json").write_text(json.dumps({"sha256": artifact_sha256(front / "model.onnx")}))
     with pytest.raises(ModelError, match="not finite"):
         export_bundle(run_dir, trial, tmp_path / "out")

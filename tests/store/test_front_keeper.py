@@ -16,7 +16,7 @@ from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.trial import Trial
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.store.front_keeper import FrontKeeper, final_trial, read_metrics
+from autocompress.store.front_keeper import FrontKeeper, artifact_sha256, final_trial, read_metrics
 from autocompress.store.run_dir import RunFolder
 
 OBJECTIVES = (Objective(metric="accuracy"), Objective(metric="latency_ms"))
@@ -141,3 +141,14 @@ def test_what_the_last_figures_overtake_is_set_aside_and_comes_back_for_other_co
     )
     other.finish([trial_factory(1, accuracy=0.94, latency_ms=1.1)])
     assert _kept(run) == {"1"}
+
+
+def test_a_models_weights_beside_it_are_part_of_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = _graph(1.0)
+    graph.save(path)
+    alone = artifact_sha256(path)
+    assert alone == hashlib.sha256(path.read_bytes()).hexdigest()
+    graph.save(path, max_bytes=0)
+    beside = (tmp_path / "model.onnx.data").read_bytes()
+    assert artifact_sha256(path) == hashlib.sha256(path.read_bytes() + beside).hexdigest()
