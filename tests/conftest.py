@@ -1,9 +1,18 @@
-"""Fixtures for more than one package: a made-up run that looks like a real one."""
+"""Fixtures for more than one package: a made-up run that looks like a real one, and a device behind ssh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -296,3 +305,122 @@ def estimated_run() -> MadeUpRun:
 def trial_factory() -> Callable[..., Trial]:
     """:func:`make_trial`."""
     return make_trial
+
+
+@dataclass(kw_only=True)
+class SshServer:
+    """A real sshd of its own on loopback, with its own keys; ``ssh://device`` in its client configuration."""
+
+    folder: Path
+    port: int
+    config: Path
+    sshd: str
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    url = "ssh://device"
+
+    @property
+    def log(self) -> Path:
+        """What sshd says."""
+        return self.folder / "sshd.log"
+
+    @property
+    def models(self) -> Path:
+        """Where agents keep models."""
+        return self.folder / "device" / "models"
+
+    def start(self) -> None:
+        """Listen; returns when connections are accepted."""
+        with self.log.open("ab") as log:
+            command = [self.sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self.processes[-1].poll() is not None:
+                break
+            time.sleep(0.02)
+        raise RuntimeError(f"sshd does not listen: {self.log.read_text()[-500:]}")
+
+    def kill(self) -> None:
+        """End the server and everything that runs in its connections, as a pulled plug does."""
+        for process in self.processes:
+            for pid in [process.pid, *descendants(process.pid)]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            process.wait(10)
+        self.processes.clear()
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and those that they started."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, left = [], [pid]
+    while left:
+        children = parents.get(left.pop(), [])
+        found += children
+        left += children
+    return found
+
+
+@pytest.fixture
+def ssh_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
+    """A device behind ssh: this machine, reached through loopback."""
+    sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if sshd is None or shutil.which("ssh") is None:
+        pytest.skip("OpenSSH's server and client are not installed: scripts/install_system_packages brings them")
+    if os.geteuid() == 0:
+        # As root sshd wants its empty folder, which the service's start-up makes otherwise.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    folder = tmp_path / "ssh"
+    folder.mkdir(mode=0o700)
+    for name in ("host_key", "user_key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+    server = {
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "host_key",
+        "PidFile": "none",
+        "AuthorizedKeysFile": folder / "authorized_keys",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "UsePAM": "no",
+        "StrictModes": "no",
+        "PermitRootLogin": "prohibit-password",
+    }
+    client = {
+        "HostName": "127.0.0.1",
+        "Port": port,
+        "User": getpass.getuser(),
+        "IdentityFile": folder / "user_key",
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": folder / "known_hosts",
+        "GlobalKnownHostsFile": "/dev/null",
+    }
+    (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in server.items()))
+    config = folder / "config"
+    config.write_text("Host device\n" + "".join(f"  {key} {value}\n" for key, value in client.items()))
+    monkeypatch.setenv("AUTOCOMPRESS_SSH_CONFIG", str(config))
+    monkeypatch.setenv("AUTOCOMPRESS_REMOTE_PYTHON", sys.executable)
+    monkeypatch.setenv("AUTOCOMPRESS_REMOTE_FOLDER", str(folder / "device"))
+    found = SshServer(folder=folder, port=port, config=config, sshd=sshd)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.kill()

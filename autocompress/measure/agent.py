@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -28,6 +29,10 @@ from autocompress.measure.agent_store import Store, StoreError, locked
 _LOADED = 6
 _LONGEST_LINE = 1 << 20
 _LONGEST_OUTPUT = 1 << 18
+#: What onnxruntime writes before the reason.
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from \S+ failed: ?|/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])"
+)
 Answer = Tuple[Dict[str, Any], bytes]
 
 
@@ -379,8 +384,8 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines or [type(error).__name__])[0][:500]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _NOISE.sub("", lines[0])[:500]
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
