@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autocompress.core.space import SearchSpace
     from autocompress.core.target import RuntimeSpec, Target
     from autocompress.graph.model_graph import ModelGraph
+    from autocompress.loading import Place
 
 __all__ = [
     "analyze",
@@ -28,11 +29,15 @@ __all__ = [
     "doctor",
     "export",
     "measure",
+    "measure_itself",
+    "new_target",
     "predict",
     "report",
     "search",
     "target",
+    "target_validation",
     "targets",
+    "validate_targets",
 ]
 
 
@@ -97,6 +102,108 @@ def target(name: str) -> Target:
     from autocompress.loading import load_place
 
     return load_place(name).target
+
+
+def target_validation(name: str) -> list[dict[str, Any]]:
+    """How far a target's estimates were from published latencies of architectures that were not fitted.
+
+    Returns:
+        One entry a runtime, thread count and precision: ``models``, ``median_error``, ``worst_error``, ``spearman``,
+        and whether estimates at the profile's thread count ``used`` it; empty where nothing was compared.
+    """
+    from autocompress.hardware.calibrations import calibration, calibrations
+    from autocompress.hardware.profiles import load_target
+
+    fits = [fit for fit in calibrations() if fit.target == name]
+    runtimes = load_target(name).runtimes if fits else {}
+    return [
+        {
+            "runtime": fit.runtime,
+            "threads": fit.threads,
+            "precision": fit.precision,
+            "models": fit.models,
+            "median_error": fit.median_error,
+            "worst_error": fit.worst_error,
+            "spearman": fit.spearman,
+            "used": fit.runtime in runtimes
+            and calibration(name, fit.runtime, runtimes[fit.runtime].threads, fit.precision) is fit,
+        }
+        for fit in fits
+    ]
+
+
+def validate_targets(path: str | Path) -> dict[str, Any]:
+    """Compare estimates with published latencies.
+
+    Args:
+        path: CSV file with the columns :data:`autocompress.hardware.reference.COLUMNS`.
+
+    Returns:
+        ``rows`` (each with ``published_ms``, ``estimate_ms`` or None with a ``reason``, ``error``, ``estimator``) and
+        ``groups`` (a target, runtime, thread count and precision: ``n``, ``median_error``, ``worst_error``,
+        ``spearman``).
+
+    Raises:
+        UserError: the file cannot be read, or a row is malformed.
+    """
+    from autocompress.cost.row_estimates import estimate_row, scores
+    from autocompress.hardware.reference import read_rows
+
+    found = [estimate_row(row) for row in read_rows(path)]
+    rows = []
+    for item in found:
+        row, estimate = item.row, item.estimate_ms
+        rows.append(
+            {
+                "target": row.target,
+                "runtime": row.runtime,
+                "threads": row.threads,
+                "model": row.model,
+                "precision": row.precision,
+                "published_ms": row.typical_ms,
+                "estimate_ms": None if estimate is None else round(estimate, 4),
+                "error": None if estimate is None else round(estimate / row.typical_ms - 1, 4),
+                "estimator": item.estimator,
+                "reason": item.reason,
+            }
+        )
+    names = ("target", "runtime", "threads", "precision")
+    groups: list[dict[str, Any]] = [
+        {
+            **dict(zip(names, group, strict=True)),
+            "n": s.n,
+            "median_error": round(s.median_error, 4),
+            "worst_error": round(s.worst_error, 4),
+            "spearman": None if s.spearman is None else round(s.spearman, 4),
+        }
+        for group, s in scores(found).items()
+    ]
+    return {"rows": rows, "groups": groups}
+
+
+def new_target(name: str, *, device: str = "local", out: str | Path = ".") -> Path:
+    """Make a profile file from a device: its facts, and what was measured to be fast on it.
+
+    Args:
+        name: of the new target.
+        device: only ``local``, this machine.
+        out: folder that gets ``<name>.yaml``.
+
+    Raises:
+        TargetError: another device.
+        UserError: the name is malformed, or the file is there already or cannot be written.
+    """
+    from autocompress.hardware.profiles import target_names
+    from autocompress.hardware.writing import write_profile
+    from autocompress.loading import load_place
+
+    if device != "local":
+        raise TargetError(
+            f"A profile is made from --device local only, but got {device!r}: run `autocompress targets new` there."
+        )
+    if name in target_names():
+        raise UserError(f"There is a target {name!r} already: give the new one another name.")
+    return write_profile(load_place("local").target, name, out)
 
 
 def compress(
@@ -224,8 +331,20 @@ def measure(
     device: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    cache: bool = True,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Time model files against the first one, interleaved, each in a fresh process.
+
+    Args:
+        files: the first is the reference.
+        target: ``local``, or the profile of the attached device.
+        device: URL of an attached device; None for this machine.
+        runtime: one of the target's; None for its default.
+        threads: of one inference; None for the profile's.
+        cache: whether a figure of the same files on the same machine, runtime and policy may be taken from the user's
+            cache; ``details["cached"]`` then tells when it was measured.
+        on_message: told what is wrong with the cache.
 
     Returns:
         One record a file: ``path``, ``median_ms`` with its ``interval``, ``samples``, the ``ratio`` to the first file
@@ -235,24 +354,72 @@ def measure(
     Raises:
         UserError: a file that cannot be loaded or run, or a target that is not attached.
     """
-    from autocompress.loading import load_place
     from autocompress.measure.fresh_process import measure_files
+    from autocompress.measure.store import MeasurementStore
+
+    store = MeasurementStore(on_message=on_message) if cache else None
+    with _measured_place(target, device, runtime, threads) as (place, count):
+        fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
+        timings = measure_files(list(files), threads=count, runtime=place.spec.name, fresh=fresh, store=store)
+    return [timing.to_dict() for timing in timings]
+
+
+def measure_itself(
+    file: str | Path,
+    *,
+    runs: int = 10,
+    seconds: float | None = None,
+    target: str = "local",
+    device: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Time a model file against itself, again and again: how often the timer finds a difference where there is none.
+
+    Args:
+        file: of the model.
+        runs: comparisons.
+        seconds: longest time of each; None for the usual one.
+        target: as for :func:`measure`, and so are the rest.
+        device: see there.
+        runtime: see there.
+        threads: see there.
+
+    Returns:
+        See :func:`autocompress.measure.self_comparison.compare_with_itself`.
+
+    Raises:
+        UserError: a file that cannot be loaded or run, or a target that is not attached.
+    """
+    from dataclasses import replace
+
+    from autocompress.core.measurement import CAREFUL
+    from autocompress.measure.self_comparison import compare_with_itself
+
+    if seconds is not None and not seconds > 0:
+        raise UserError(f"--seconds must be more than 0, but got {seconds}.")
+    policy = CAREFUL if seconds is None else replace(CAREFUL, max_seconds=seconds)
+    with _measured_place(target, device, runtime, threads) as (place, count):
+        fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
+        return compare_with_itself(file, runs=runs, threads=count, policy=policy, fresh=fresh)
+
+
+@contextlib.contextmanager
+def _measured_place(
+    target: str, device: str | None, runtime: str | None, threads: int | None
+) -> Iterator[tuple[Place, int]]:
+    """Where models can be timed, and with how many threads."""
+    from autocompress.loading import load_place
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads must be at least 1, but got {threads}.")
-    place = load_place(target, device, runtime)
-    if not place.measured:
-        raise TargetError(
-            f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "
-            "--target local measures on this machine."
-        )
-    count = threads or place.spec.threads
-    if place.device is None:
-        timings = measure_files(list(files), threads=count, runtime=place.spec.name)
-    else:
-        with contextlib.closing(place):
-            timings = measure_files(list(files), fresh=lambda: place.fresh_timer(threads=count))
-    return [timing.to_dict() for timing in timings]
+    with contextlib.closing(load_place(target, device, runtime)) as place:
+        if not place.measured:
+            raise TargetError(
+                f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "
+                "--target local measures on this machine."
+            )
+        yield place, threads or place.spec.threads
 
 
 def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | None = None) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 The roofline model (Williams, Waterman, Patterson 2009): time = max(operations / attainable rate, bytes / bandwidth),
 plus a fixed cost for each kernel. Bytes move once a reader and once a writer; a change of precision between two layers
-is a kernel of its own.
+is a kernel of its own. Where a fit to published latencies ships with the target, its coefficients price the operations
+instead (see :mod:`~autocompress.cost.calibrated_roofline`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,16 @@ from autocompress.core.errors import PlanError, TargetError
 from autocompress.core.measurement import Interval, Measurement, Provenance
 from autocompress.core.plan import DEFAULT, CompressionPlan
 from autocompress.core.target import Capability, Precision, RuntimeSpec, Target
+from autocompress.cost.calibrated_roofline import CalibratedPrices
 from autocompress.cost.structure import INTEGER_FOLLOWERS, Operation, Structure
+from autocompress.cost.workload import grouped_nodes
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.hardware.capabilities import INTEGER, class_capability
 
 #: Assumed where nothing was compared with real latencies.
 UNVALIDATED_FACTOR = 2.0
+#: Operators whose precision decides which fit an estimate stands on.
+COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BYTES: Mapping[Precision, float] = {p: 1.0 if p in INTEGER else 4.0 for p in Precision} | {Precision.FP16: 2.0}
 
 
@@ -36,6 +41,7 @@ class OperationEstimate:
         precision: that it computes in.
         ms: milliseconds, conversions of its inputs included.
         conversion_ms: of these, for changing the precision of its inputs.
+        weight_bytes: of what it reads besides activations.
         bound: ``compute``, ``memory`` or ``launch``: what most of the time goes to.
     """
 
@@ -44,7 +50,18 @@ class OperationEstimate:
     precision: Precision
     ms: float
     conversion_ms: float
+    weight_bytes: float
     bound: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateError:
+    """How far off an estimate may be, and how that is known."""
+
+    estimator: str
+    validated: bool
+    factor: float
+    source: str
 
 
 class Roofline:
@@ -73,6 +90,7 @@ class Roofline:
         self.error_source = (
             error.source if error is not None else "not validated: a factor of 2 either way is an assumption"
         )
+        self._prices = CalibratedPrices(target, spec)
         self._last: tuple[ModelGraph, Structure] | None = None
 
     def estimate(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
@@ -89,8 +107,10 @@ class Roofline:
             name = next(iter(plan.ranks))
             raise PlanError(f"Layer {name!r} has a rank: estimate the graph whose layers are taken apart.")
         operations = self.estimate_layers(graph, plan)
-        value = sum(op.ms for op in operations)
-        factor = self.error_factor
+        streamed = self._streamed_ms(operations)
+        value = sum(op.ms for op in operations) + streamed
+        error = self._error(operations)
+        factor = error.factor
         return Measurement(
             metric="latency_ms",
             value=value,
@@ -99,17 +119,54 @@ class Roofline:
             interval=Interval(low=value / factor, high=value * factor),
             target=self._target.name,
             runtime=self._spec.name,
-            fingerprint=f"roofline, within a factor of {factor:g} ({self.error_source})",
+            fingerprint=f"{error.estimator}, within a factor of {factor:g} ({error.source})",
             details={
-                "estimator": "roofline",
-                "validated": self.validated,
+                "estimator": error.estimator,
+                "validated": error.validated,
                 "error_factor": factor,
-                "error_source": self.error_source,
+                "error_source": error.source,
                 "threads": self._spec.threads,
                 "batch": 1,
                 "layer_ms": {op.name: round(op.ms, 6) for op in operations},
+                **({"streamed_weights_ms": round(streamed, 6)} if streamed else {}),
             },
         )
+
+    def _error(self, operations: Sequence[OperationEstimate]) -> EstimateError:
+        """Error of the fits that the operations use: the widest, and validated only where each has one."""
+        if not self._prices:
+            return EstimateError(
+                estimator="roofline", validated=self.validated, factor=self.error_factor, source=self.error_source
+            )
+        used = {op.precision for op in operations if op.op_type in COSTLY}
+        # What the network computes in besides is float32 between layers of another precision: it follows their fit.
+        used = used or {Precision.FP32}
+        fits = {precision: self._prices.fit_of(precision) for precision in used}
+        missing = sorted(precision for precision, fit in fits.items() if fit is None)
+        if missing:
+            return EstimateError(
+                estimator="calibrated roofline",
+                validated=False,
+                factor=UNVALIDATED_FACTOR,
+                source=f"not validated: no published {missing[0]} latencies were fitted, it is scaled from another "
+                "precision by the profile's rates",
+            )
+        worst = max((fit for fit in fits.values() if fit is not None), key=lambda fit: fit.error_factor)
+        source = (
+            f"{worst.models} published {worst.precision} models, each held out: median error {worst.median_error:.0%}"
+        )
+        ranks = "" if worst.spearman is None else f", Spearman {worst.spearman:.2f}"
+        return EstimateError(
+            estimator="calibrated roofline", validated=True, factor=max(1.25, worst.error_factor), source=source + ranks
+        )
+
+    def _streamed_ms(self, operations: Sequence[OperationEstimate]) -> float:
+        """Time to bring in weights that do not fit on the chip, once an inference, where the profile says so."""
+        cache, rate = (self._target.facts.get(k) for k in ("weight_cache_mb", "overflow_bandwidth_gb_per_s"))
+        if cache is None or rate is None:
+            return 0.0
+        over = sum(op.weight_bytes for op in operations) - float(cache.value) * 2**20
+        return max(0.0, over) / float(rate.value) * 1e-6
 
     def check(self, graph: ModelGraph, plan: CompressionPlan) -> None:
         """Raise :class:`PlanError` where a plan names what the graph has not, or what the runtime refuses."""
@@ -124,6 +181,7 @@ class Roofline:
         first, second = (np.clip(1.0 - rows @ removed, 0.0, 1.0) for rows in structure.work_rows)
         work = first * second
         padding = self._padding(structure, removed, precisions)
+        grouped = grouped_nodes(graph) if self._prices else frozenset()
         held: dict[int, Precision] = {}
         converted: set[tuple[int, float]] = set()
         branches, joins = _skipped(graph, plan)
@@ -146,21 +204,35 @@ class Roofline:
                 now = _BYTES[held.get(value, Precision.FP32)]
                 if now != width and (value, width) not in converted:
                     converted.add((value, width))
-                    conversion += float(elements[value]) * (now + width) * self._ms_a_byte + self._launch_ms
+                    if not self._prices:
+                        conversion += float(elements[value]) * (now + width) * self._ms_a_byte + self._launch_ms
+                    elif value in held:
+                        # A fit holds what it costs to bring a network's own input in.
+                        conversion += self._prices.conversion_ms(precision, float(elements[value]))
             written = 4.0 if op.final else width
-            moved = sum(float(elements[value]) for value in op.reads) * width + float(elements[op.writes]) * written
-            moved += op.weights * float(work[index]) * width
-            compute = self._compute_ms(op, precision, float(work[index] * padding[index]))
-            memory = moved * self._ms_a_byte
-            times = {"compute": compute, "memory": memory, "launch": self._launch_ms}
+            read = sum(float(elements[value]) for value in op.reads)
+            weights = op.weights * float(work[index])
+            share = float(work[index] * padding[index])
+            if self._prices:
+                activations = read + float(elements[op.writes])
+                compute, memory, launch = self._prices.price(
+                    op, precision, grouped=grouped, share=share, weights=weights, activations=activations
+                )
+                ms = compute + memory + launch + conversion
+            else:
+                compute, launch = self._compute_ms(op, precision, share), self._launch_ms
+                memory = (read * width + float(elements[op.writes]) * written + weights * width) * self._ms_a_byte
+                ms = max(compute, memory) + launch + conversion
+            times = {"compute": compute, "memory": memory, "launch": launch}
             held[op.writes] = Precision.FP32 if op.final else precision
             estimates.append(
                 OperationEstimate(
                     name=op.name,
                     op_type=op.op_type,
                     precision=precision,
-                    ms=max(compute, memory) + self._launch_ms + conversion,
+                    ms=ms,
                     conversion_ms=conversion,
+                    weight_bytes=weights * width,
                     bound=max(times, key=lambda name: times[name]),
                 )
             )

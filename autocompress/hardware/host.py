@@ -146,6 +146,12 @@ def host_fingerprint() -> str:
     return host_facts().fingerprint
 
 
+def system_versions() -> dict[str, str]:
+    """What besides the hardware decides how fast it runs: the kernel's release and the processor's microcode."""
+    found = re.search(r"^microcode\s*:\s*(\S+)", _read("/proc/cpuinfo"), re.MULTILINE)
+    return {"kernel": platform.release(), "microcode": found.group(1) if found else ""}
+
+
 def parse_cpuinfo(text: str, read: Callable[[str], str] | None = None) -> tuple[str, tuple[str, ...], float | None]:
     """Model, instruction sets and clock in GHz from the text of ``/proc/cpuinfo``."""
     values: dict[str, str] = {}

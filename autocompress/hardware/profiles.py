@@ -52,6 +52,7 @@ class PrecisionEntry(_Strict):
     refused: Text | None = None
     like: Precision | None = None
     peak_gops: PositiveFloat | None = None
+    fallback_gops: PositiveFloat | None = None
     efficiency: Share = 0.5
     classes: Mapping[Literal["pointwise", "depthwise", "gemm"], Share] = Field(default_factory=dict)
     remark: str = ""
@@ -62,6 +63,8 @@ class PrecisionEntry(_Strict):
         given = [name for name in ("refused", "like", "peak_gops") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"exactly one of `refused`, `like` and `peak_gops` is needed, not {given or 'none'}")
+        if self.fallback_gops is not None and self.refused is None:
+            raise ValueError("`fallback_gops` is the rate of what runs a refused precision: it needs `refused`")
         return self
 
 
@@ -217,7 +220,8 @@ def _capabilities(item: PrecisionEntry, runtime: RuntimeEntry) -> Iterator[tuple
     """Capabilities by key: the default one and one for each kind of layer that differs."""
     like = runtime.precisions[item.like] if item.like is not None else item
     if item.refused or like.refused:
-        yield "*", Capability(supported=False, reason=item.refused or like.refused or "")
+        reason, rate = item.refused or like.refused or "", item.fallback_gops or like.fallback_gops
+        yield "*", Capability(supported=False, reason=reason, peak_gops=rate)
         return
     efficiencies = [("*", like.efficiency)]
     efficiencies += [(key, share) for name, share in like.classes.items() for key in CLASS_KEYS[name]]

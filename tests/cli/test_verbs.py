@@ -65,6 +65,46 @@ def test_an_unknown_target_names_the_nearest(capsys: pytest.CaptureFixture[str])
     assert "did you mean 'jetson-nano'" in capsys.readouterr().err
 
 
+def test_targets_shows_the_validated_error_or_that_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {target["name"]: target["validation"] for target in _json(capsys, "targets")}
+    assert {v["runtime"] for v in found["raspberry-pi-4b"]} == {"ncnn", "tflite", "armnn"}
+    assert found["x86-avx2"] == []
+    assert run(["targets", "x86-avx2"]) == 0
+    assert "not validated" in capsys.readouterr().out
+
+
+def test_validate_prints_estimates_and_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        "target,runtime,threads,model,precision,batch,input_px,latency_ms\n"
+        "raspberry-pi-4b,ncnn-cpu,4,resnet18,fp32,1,224,80\n"
+        "raspberry-pi-4b,ncnn-cpu,4,nobody-knows,fp32,1,224,80\n"
+    )
+    found = _json(capsys, "targets", "validate", str(rows))
+    assert [row["estimate_ms"] is None for row in found["rows"]] == [False, True]
+    assert found["groups"][0]["n"] == 1
+    assert run(["targets", "validate", str(rows)]) == 0
+    assert "1 of 2 rows have no estimate" in capsys.readouterr().out
+
+
+def test_new_makes_a_profile_of_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = Path(_json(capsys, "targets", "new", "my-board", "--out", str(tmp_path))["profile"])
+    assert path.read_text().startswith("name: my-board")
+
+
+def test_new_refuses_a_device_it_cannot_profile(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["targets", "new", "my-board", "--device", "ssh://pi@board", "--out", str(tmp_path)]) == 2
+    assert "'ssh://pi@board'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["validate"], ["new"], ["jetson-nano", "more"]])
+def test_targets_says_what_argument_is_missing_or_too_many(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(["targets", *arguments]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
 def test_doctor_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
     checks = _json(capsys, "doctor")
     assert checks

@@ -12,6 +12,7 @@ from autocompress.core.rank_plan import RankPlan
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
 from autocompress.cost.roofline import Roofline
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.calibrations import calibration
 from autocompress.hardware.profiles import load_target
 
 INT8 = LayerPlan(weight_bits=8, activation_bits=8)
@@ -132,7 +133,10 @@ def test_a_validated_profile_states_its_error(graph: ModelGraph) -> None:
     nano = load_target("jetson-nano")
     found = Roofline(nano, nano.runtime()).estimate(graph, CompressionPlan(layers={"*": FP16}))
     assert found.details["validated"] is True
-    assert found.details["error_factor"] == 1.6
+    fit = calibration("jetson-nano", "tensorrt", None, "fp16")
+    assert fit is not None
+    assert found.details["error_factor"] == fit.error_factor
+    assert f"median error {fit.median_error:.0%}" in found.fingerprint
 
 
 def test_a_target_without_bandwidth_cannot_be_estimated() -> None:
