@@ -14,6 +14,7 @@ from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.agreement import agreement_of, quality_with_device
 from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.measure.fresh_process import FreshRuntime
+from autocompress.measure.store import MeasurementStore
 from autocompress.store.front_keeper import FrontKeeper
 
 #: Share of a time budget for measuring the front again, at most.
@@ -106,6 +107,7 @@ def measure_again(
     budget_seconds: float | None,
     watch: Watch,
     fresh: FreshRuntime | None = None,
+    store: MeasurementStore | None = None,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
 
@@ -121,6 +123,7 @@ def measure_again(
         policy=_policy(budget_seconds, len(finalists)),
         sample=sample,
         fresh=fresh,
+        store=store,
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )

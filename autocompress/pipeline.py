@@ -33,6 +33,7 @@ from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
 from autocompress.recover.staged import StagedHealing
@@ -311,7 +312,7 @@ class _Search:
         quality = None if test is None else QualityEvaluator(self._runner, test, self._reference)
         try:
             tested = score_on_test_set(fresh, quality, self._runner, watch)
-            if self._place.device is not None:
+            if self._place.device is not None and self._place.spec.command is None:
                 inputs = self._data.validation.batch(range(min(AGREEING_SAMPLES, len(self._data.validation))))[0]
                 tested, remarks = check_agreement(tested, inputs, self._runner, self._timer, watch)
                 self._messages.extend(remarks)
@@ -328,6 +329,7 @@ class _Search:
                     fresh=None
                     if self._place.device is None
                     else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
+                    store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
                 )
                 front = ParetoFront.of([trial for trial, _ in tested], self._objectives)
                 self._messages.append(

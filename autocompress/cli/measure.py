@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.options import DeviceOption, JsonOption, RuntimeOption, TargetOption
+from autocompress.cli.options import DeviceOption, JsonOption, NoCacheOption, RuntimeOption, TargetOption
+
+#: Comparisons of a model with itself where the user did not say how many.
+RUNS = 10
 
 
 def measure(
@@ -17,13 +20,38 @@ def measure(
     device: DeviceOption = None,
     runtime: RuntimeOption = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads of the runtime.")] = None,
+    aa: Annotated[bool, typer.Option("--aa", help="Time A.onnx against itself.")] = False,
+    runs: Annotated[int | None, typer.Option(metavar="N", help=f"Comparisons of --aa. Default: {RUNS}.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="F", help="Longest time of each, with --aa.")] = None,
+    no_cache: NoCacheOption = False,
     json: JsonOption = False,
 ) -> None:
     """Time models against the first one, interleaved, in processes of their own."""
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows
 
-    timings = api.measure(files, target=target, device=device, runtime=runtime, threads=threads)
+    if aa:
+        found = api.measure_itself(
+            _only(files),
+            runs=RUNS if runs is None else runs,
+            seconds=seconds,
+            target=target,
+            device=device,
+            runtime=runtime,
+            threads=threads,
+        )
+        echo_json(found) if json else _print_itself(found)
+        return
+    _refuse_without_aa(runs=runs, seconds=seconds)
+    timings = api.measure(
+        files,
+        target=target,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        cache=not no_cache,
+        on_message=lambda text: typer.echo(text, err=True),
+    )
     if json:
         echo_json(timings)
         return
@@ -34,13 +62,59 @@ def measure(
             "ratio": f"{timing['ratio']:.3f} [{_ends(timing['ratio_interval'])}]",
             "size_bytes": timing["size_bytes"],
             "calm rounds": f"{sum(timing['kept'])} of {len(timing['kept'])}",
-            "remark": "" if timing["details"].get("calm", True) else "the machine was busy: measure again",
+            "remark": _remark(timing["details"]),
         }
         for timing in timings
     ]
     print_rows(f"Latency on {target}, measured; ratios are to the first file, intervals at 95%", rows)
     first = timings[0]
     typer.echo(f"{first['runtime']}, {first['details'].get('threads')} thread(s); {first['fingerprint']}")
+
+
+def _print_itself(found: Mapping[str, Any]) -> None:
+    from autocompress.cli.rows import print_rows
+
+    rows = [
+        {
+            "run": number,
+            "ratio": f"{run['ratio']:.4f} [{_ends(run['ratio_interval'])}]",
+            "finds a difference": not run["ratio_interval"][0] <= 1 <= run["ratio_interval"][1],
+            "calm rounds": f"{run['kept_share']:.0%}",
+            "remark": _remark(run),
+        }
+        for number, run in enumerate(found["comparisons"], start=1)
+    ]
+    print_rows(f"{found['path']} against itself: every difference is the timer's", rows)
+    typer.echo(
+        f"The interval excludes 1 in {found['false_alarm_share']:.0%} of {found['runs']} runs (5% expected at 95%); "
+        f"the ratio is 1% or more off in {found['notable_share']:.0%}, worst {found['worst_ratio']:.4f}; "
+        f"both in {found['false_difference_share']:.0%}.\n"
+        f"Median half-width of the interval: {found['median_half_width']:.2%}; "
+        f"{found['kept_share']:.0%} of the rounds were calm.\n"
+        f"{found['runtime']}, {found['threads']} thread(s); {found['fingerprint']}"
+    )
+
+
+def _remark(details: Mapping[str, Any]) -> str:
+    if details.get("cached"):
+        return f"from the cache, measured {details['cached']} (--no-cache measures anew)"
+    return "" if details.get("calm", True) else "the machine was busy: measure again"
+
+
+def _only(files: Sequence[Path]) -> Path:
+    from autocompress.core.errors import UserError
+
+    if len(files) != 1:
+        raise UserError(f"--aa times one model against itself, but got {len(files)} files.")
+    return files[0]
+
+
+def _refuse_without_aa(**given: float | None) -> None:
+    from autocompress.core.errors import UserError
+
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--{name} {value:g} counts with --aa only.")
 
 
 def _ends(interval: Sequence[float]) -> str:

@@ -21,6 +21,9 @@ TargetOption = Annotated[str, typer.Option("--target", metavar="T", help="Hardwa
 DataOption = Annotated[str | None, typer.Option("--data", metavar="D", help=DATA_HELP)]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="URL", help="Attached device to measure on.")]
 RuntimeOption = Annotated[str | None, typer.Option("--runtime", metavar="R", help="One of the target's runtimes.")]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Measure anew even what was measured here before, and keep nothing.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -127,6 +130,13 @@ def as_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("it must be a number")
     return float(value)
+
+
+def as_switch(value: Any) -> bool:
+    """A YAML value that should be true or false."""
+    if not isinstance(value, bool):
+        raise TypeError("it must be true or false")
+    return value
 
 
 def as_texts(value: Any) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from autocompress.cli.options import (
     DATA_HELP,
     MODEL_HELP,
     DeviceOption,
+    NoCacheOption,
     RuntimeOption,
     as_integer,
     as_number,
+    as_switch,
     as_text,
     as_texts,
     parse_duration,
@@ -39,6 +41,7 @@ READERS: dict[str, Any] = {
     "budget": lambda value: parse_duration(as_text(value)),
     "sampler": as_text,
     "seed": as_integer,
+    "cache": as_switch,
     "out": lambda value: Path(as_text(value)),
 }
 #: Options whose name in the request is another.
@@ -67,6 +70,7 @@ def search(
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this time: 90s, 30m, 2h.")] = None,
     sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random.")] = None,
+    no_cache: NoCacheOption = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; the same command on it resumes.")] = None,
     config: Annotated[
         Path | None,
@@ -91,6 +95,7 @@ def search(
         "budget": None if budget is None else parse_duration(budget),
         "sampler": sampler,
         "seed": seed,
+        "cache": False if no_cache else None,
         "out": out,
     }
     values = {} if config is None else read_config(config, READERS)

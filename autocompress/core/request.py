@@ -37,6 +37,7 @@ class SearchRequest:
         seed: of everything that is random.
         out: run folder; None picks one under ``runs/``.
         threads: of the runtime; None for the profile's.
+        cache: whether a measurement of the same files on the same machine may be taken from the user's cache.
     """
 
     model: str = "demo"
@@ -55,6 +56,7 @@ class SearchRequest:
     seed: int = 0
     out: Path | None = None
     threads: int | None = None
+    cache: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_latency_ms", "max_size_mb", "trials", "budget_seconds", "threads"):

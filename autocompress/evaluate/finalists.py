@@ -12,6 +12,7 @@ from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
+from autocompress.measure.store import MeasurementStore
 
 
 def remeasure(
@@ -24,6 +25,7 @@ def remeasure(
     policy: TimingPolicy,
     sample: Batch | None = None,
     fresh: FreshRuntime | None = None,
+    store: MeasurementStore | None = None,
     on_file: Callable[[Trial], None] = lambda trial: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trial]:
@@ -40,6 +42,7 @@ def remeasure(
         policy: of each comparison.
         sample: inputs to time with, each ``(n, ...)``; random ones where None.
         fresh: makes a runtime in a process of its own on an attached device; this machine where None.
+        store: earlier measurements, which are taken where all they depend on is the same.
         on_file: called before each.
         should_stop: asked before each.
 
@@ -54,7 +57,7 @@ def remeasure(
         if should_stop():
             raise Interrupted
         on_file(trial)
-        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample, fresh=fresh)
+        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample, fresh=fresh, store=store)
         about = {**timing.details, "fingerprint": timing.fingerprint}
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
         measured = replace(measured, runtime=timing.runtime)

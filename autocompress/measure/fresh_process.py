@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from autocompress.core.errors import (
     UnknownNameError,
     UserError,
 )
-from autocompress.core.measurement import CAREFUL, Interval, PairedTiming, Provenance, TimingPolicy
+from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
+from autocompress.measure.file_timing import FileTiming
+from autocompress.measure.kept_timings import about_here, keep_timing, kept_timing, latency_key
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
+from autocompress.measure.store import MeasurementStore
 from autocompress.measure.transports.local import Transport, open_transport
 
 RUNTIMES = ("onnxruntime",)
@@ -34,84 +37,6 @@ RUNTIMES = ("onnxruntime",)
 FreshRuntime = Callable[[], AbstractContextManager[Runtime]]
 #: On top of the policy's longest comparison: starting Python and loading two models.
 _START_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileTiming:
-    """One model file timed against the first one.
-
-    Args:
-        path: as given.
-        median_ms: median of the calm rounds, milliseconds an inference.
-        interval: bootstrap interval of that median.
-        samples: milliseconds an inference, one a round.
-        reference_samples: likewise of the first file, same rounds.
-        kept: which rounds were calm and count.
-        ratio: to the first file; that one's own entry is timed against itself and shows the noise.
-        ratio_interval: bootstrap interval of the ratio.
-        size_bytes: of the file and its data files.
-        provenance: always measured.
-        runtime: name, version and provider.
-        fingerprint: of the machine.
-        when: ISO 8601 time in UTC.
-        details: threads, spinning, policy, shares kept, why it stopped.
-    """
-
-    path: str
-    median_ms: float
-    interval: Interval
-    samples: tuple[float, ...]
-    reference_samples: tuple[float, ...]
-    kept: tuple[bool, ...]
-    ratio: float
-    ratio_interval: Interval
-    size_bytes: int
-    provenance: Provenance = Provenance.MEASURED
-    runtime: str
-    fingerprint: str
-    when: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def paired(self) -> PairedTiming:
-        """The comparison itself, as :func:`~autocompress.measure.latency.latency_measurement` takes it."""
-        return PairedTiming(
-            candidate_ms=self.samples,
-            reference_ms=self.reference_samples,
-            kept=self.kept,
-            ratio=self.ratio,
-            ratio_interval=self.ratio_interval,
-            details=self.details,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back."""
-        return {
-            **{name: getattr(self, name) for name in ("path", "median_ms", "ratio", "size_bytes")},
-            "interval": _interval_list(self.interval),
-            "ratio_interval": _interval_list(self.ratio_interval),
-            "samples": list(self.samples),
-            "reference_samples": list(self.reference_samples),
-            "kept": list(self.kept),
-            "provenance": self.provenance.value,
-            **{name: getattr(self, name) for name in ("runtime", "fingerprint", "when")},
-            "details": dict(self.details),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> FileTiming:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(
-            **{
-                **data,
-                "interval": _interval(data["interval"]),
-                "ratio_interval": _interval(data["ratio_interval"]),
-                "samples": tuple(data["samples"]),
-                "reference_samples": tuple(data["reference_samples"]),
-                "kept": tuple(data["kept"]),
-                "provenance": Provenance(data["provenance"]),
-            }
-        )
 
 
 def measure_files(
@@ -124,6 +49,7 @@ def measure_files(
     sample: Batch | None = None,
     transport: Transport | None = None,
     fresh: FreshRuntime | None = None,
+    store: MeasurementStore | None = None,
 ) -> list[FileTiming]:
     """Time each file against the first, each in a fresh process of its own.
 
@@ -136,9 +62,10 @@ def measure_files(
         sample: inputs to time with, each ``(n, ...)``; random ones of the models' shapes where None.
         transport: what starts processes on this machine.
         fresh: makes a runtime on an attached device, with threads and sample of its own; this machine where None.
+        store: earlier measurements, which are taken where all they depend on is the same; none where None.
 
     Returns:
-        One entry a file, in order.
+        One entry a file, in order; ``details["cached"]`` tells when one was measured that was not measured now.
 
     Raises:
         UserError: no file, a file that is missing or cannot be loaded or run, an unknown runtime, a device that
@@ -153,11 +80,20 @@ def measure_files(
         if not file.is_file():
             raise ModelError(f"There is no model file {str(file)!r}.")
     if fresh is not None:
-        return [_measure_there(given, files[0], policy=policy, fresh=fresh) for given in paths]
+        return [
+            _measure_there(given, files[0], policy=policy, sample=sample, fresh=fresh, store=store) for given in paths
+        ]
     device = open_transport() if transport is None else transport
     return [
         _measure_pair(
-            given, files[0], threads=threads, policy=policy, spinning=spinning, sample=sample, transport=device
+            given,
+            files[0],
+            threads=threads,
+            policy=policy,
+            spinning=spinning,
+            sample=sample,
+            transport=device,
+            store=store,
         )
         for given in paths
     ]
@@ -171,10 +107,11 @@ def measure_pair(
     policy: TimingPolicy = CAREFUL,
     sample: Batch | None = None,
     fresh: FreshRuntime | None = None,
+    store: MeasurementStore | None = None,
 ) -> FileTiming:
     """Time one file against another in a fresh process; see :func:`measure_files`."""
     if fresh is not None:
-        return _measure_there(candidate, Path(reference), policy=policy, fresh=fresh)
+        return _measure_there(candidate, Path(reference), policy=policy, sample=sample, fresh=fresh, store=store)
     return _measure_pair(
         candidate,
         Path(reference),
@@ -183,6 +120,7 @@ def measure_pair(
         spinning=True,
         sample=sample,
         transport=open_transport(),
+        store=store,
     )
 
 
@@ -195,7 +133,15 @@ def _measure_pair(
     spinning: bool,
     sample: Batch | None,
     transport: Transport,
+    store: MeasurementStore | None,
 ) -> FileTiming:
+    key: dict[str, Any] = {}
+    if store is not None:
+        about = about_here(threads=threads, spinning=spinning)
+        key = latency_key(candidate, reference, about=about, policy=policy, sample=sample)
+        found = kept_timing(store, key, str(candidate))
+        if found is not None:
+            return found
     request = {
         "candidate": str(Path(candidate).resolve()),
         "reference": str(reference.resolve()),
@@ -213,16 +159,28 @@ def _measure_pair(
         raise TargetError(f"{__name__} on {transport.url} gave no answer for {str(candidate)!r}.") from error
     if "error" in answer:
         raise ModelError(f"{str(candidate)!r}: {answer['error']}")
-    return FileTiming.from_dict({**answer, "path": str(candidate)})
+    return keep_timing(store, key, FileTiming.from_dict({**answer, "path": str(candidate)}))
 
 
 def _measure_there(
-    candidate: str | PathLike[str], reference: Path, *, policy: TimingPolicy, fresh: FreshRuntime
+    candidate: str | PathLike[str],
+    reference: Path,
+    *,
+    policy: TimingPolicy,
+    sample: Batch | None,
+    fresh: FreshRuntime,
+    store: MeasurementStore | None,
 ) -> FileTiming:
+    key: dict[str, Any] = {}
     try:
         with fresh() as runtime:
+            if store is not None:
+                key = latency_key(candidate, reference, about=runtime.describe(), policy=policy, sample=sample)
+                found = kept_timing(store, key, str(candidate))
+                if found is not None:
+                    return found
             timing = runtime.time(runtime.build(candidate), runtime.build(reference), policy)
-            return _file_timing(runtime, timing, str(candidate), policy)
+            return keep_timing(store, key, _file_timing(runtime, timing, str(candidate), policy))
     except CandidateError as error:
         raise ModelError(f"{str(candidate)!r}: {error.reason}") from error
 
@@ -278,14 +236,6 @@ def _array_dict(array: Any) -> dict[str, Any]:
 
 def _array(data: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[Any]]:
     return np.asarray(data["values"], dtype=np.dtype(data["dtype"])).reshape(data["shape"])
-
-
-def _interval_list(interval: Interval) -> list[float]:
-    return [interval.low, interval.high, interval.confidence]
-
-
-def _interval(values: Sequence[float]) -> Interval:
-    return Interval(low=values[0], high=values[1], confidence=values[2])
 
 
 if __name__ == "__main__":

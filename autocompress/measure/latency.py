@@ -86,6 +86,15 @@ def model_file_bytes(path: str | PathLike[str]) -> int:
     Raises:
         ModelError: there is no such file, or it is not an ONNX model.
     """
+    return sum(part.stat().st_size for part in model_files(path))
+
+
+def model_files(path: str | PathLike[str]) -> list[Path]:
+    """A model file and the external data files it names, in order of name.
+
+    Raises:
+        ModelError: there is no such file, or it is not an ONNX model.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -103,7 +112,7 @@ def model_file_bytes(path: str | PathLike[str]) -> int:
     missing = next((part for part in files if not part.is_file()), None)
     if missing is not None:
         raise ModelError(f"{str(file)!r} keeps weights in {missing.name!r}, but there is no such file beside it.")
-    return sum(part.stat().st_size for part in files)
+    return files
 
 
 def runtime_title(runtime: Mapping[str, Any]) -> str:

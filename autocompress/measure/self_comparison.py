@@ -1,0 +1,147 @@
+"""A model timed against itself, many times (an A/A test): how often the timer finds a difference where there is none.
+
+Run as a module it answers one request in a fresh process, as :mod:`autocompress.measure.fresh_process` does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from autocompress.core.errors import AutocompressError, CandidateError, ModelError, TargetError, UserError
+from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
+from autocompress.core.protocols import Runtime
+from autocompress.measure.fresh_process import FreshRuntime
+from autocompress.measure.latency import now, runtime_title
+from autocompress.measure.transports.local import Transport, open_transport
+
+#: A difference that a user would act on.
+NOTABLE = 0.01
+_START_SECONDS = 120.0
+
+
+def compare_with_itself(
+    path: str | PathLike[str],
+    *,
+    runs: int = 10,
+    threads: int = 1,
+    policy: TimingPolicy = CAREFUL,
+    transport: Transport | None = None,
+    fresh: FreshRuntime | None = None,
+) -> dict[str, Any]:
+    """Time a model file against itself, ``runs`` times in one fresh process; each loads it twice anew.
+
+    Args:
+        path: of the model file.
+        runs: comparisons.
+        threads: of one inference.
+        policy: of each comparison.
+        transport: what starts processes on this machine.
+        fresh: makes a runtime on an attached device; this machine where None.
+
+    Returns:
+        ``comparisons`` with what :func:`summary` makes of them, ``path``, ``runtime``, ``fingerprint``, ``threads``,
+        ``policy`` and ``when``.
+
+    Raises:
+        UserError: no run, a file that is missing or cannot be loaded or run.
+    """
+    if runs < 1:
+        raise UserError(f"--runs must be at least 1, but got {runs}.")
+    if not Path(path).is_file():
+        raise ModelError(f"There is no model file {str(path)!r}.")
+    if fresh is not None:
+        try:
+            with fresh() as runtime:
+                return {"path": str(path), **_compare(runtime, str(path), runs, policy)}
+        except CandidateError as error:
+            raise ModelError(f"{str(path)!r}: {error.reason}") from error
+    device = open_transport() if transport is None else transport
+    request = {"path": str(Path(path).resolve()), "runs": runs, "threads": threads, "policy": asdict(policy)}
+    limit = runs * (policy.max_seconds + policy.warmup_seconds) + _START_SECONDS
+    output = device.run_module(__name__, json.dumps(request), timeout_seconds=limit)
+    try:
+        found: dict[str, Any] = json.loads((output.splitlines() or [""])[-1])
+    except ValueError as error:
+        raise TargetError(f"{__name__} on {device.url} gave no answer for {str(path)!r}.") from error
+    if "error" in found:
+        raise ModelError(f"{str(path)!r}: {found['error']}")
+    return {"path": str(path), **found}
+
+
+def summary(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a series of comparisons of equal models says of the timer.
+
+    Args:
+        comparisons: with ``ratio``, ``ratio_interval``, ``calm``, ``kept_share``.
+
+    Returns:
+        ``false_alarm_share`` (the interval excludes 1), ``notable_share`` (the ratio is 1% or more from 1),
+        ``false_difference_share`` (both: a difference of 1% or more would be reported), ``median_half_width`` of the
+        intervals as a share of the ratio, ``worst_ratio``, ``calm_share`` (of runs that the timer calls calm) and
+        ``kept_share`` (of rounds).
+    """
+    alarms = [not c["ratio_interval"][0] <= 1.0 <= c["ratio_interval"][1] for c in comparisons]
+    notable = [abs(c["ratio"] - 1.0) >= NOTABLE for c in comparisons]
+    return {
+        "runs": len(comparisons),
+        "false_alarm_share": statistics.mean(alarms),
+        "notable_share": statistics.mean(notable),
+        "false_difference_share": statistics.mean(a and b for a, b in zip(alarms, notable, strict=True)),
+        "median_half_width": statistics.median(
+            (c["ratio_interval"][1] - c["ratio_interval"][0]) / 2 / c["ratio"] for c in comparisons
+        ),
+        "worst_ratio": max((c["ratio"] for c in comparisons), key=lambda ratio: abs(ratio - 1.0)),
+        "calm_share": statistics.mean(bool(c["calm"]) for c in comparisons),
+        "kept_share": statistics.mean(c["kept_share"] for c in comparisons),
+    }
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare in this process, as :func:`compare_with_itself` asks for it; ``error`` with the reason where it fails."""
+    from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+
+    try:
+        runtime = OnnxRuntime(threads=request["threads"])
+        return _compare(runtime, request["path"], request["runs"], TimingPolicy(**request["policy"]))
+    except CandidateError as error:
+        return {"error": error.reason}
+    except AutocompressError as error:
+        return {"error": str(error)}
+
+
+def _compare(runtime: Runtime, path: str, runs: int, policy: TimingPolicy) -> dict[str, Any]:
+    # Loaded anew each time: where a session's memory happens to lie is part of the noise.
+    timings = [runtime.time(runtime.build(path), runtime.build(path), policy) for _ in range(runs)]
+    comparisons = [_record(timing) for timing in timings]
+    about = runtime.describe()
+    return {
+        **summary(comparisons),
+        "comparisons": comparisons,
+        "runtime": runtime_title(about),
+        "fingerprint": about["fingerprint"],
+        "threads": about["threads"],
+        "policy": asdict(policy),
+        "when": now(),
+    }
+
+
+def _record(timing: PairedTiming) -> dict[str, Any]:
+    interval, details = timing.ratio_interval, timing.details
+    return {
+        "ratio": timing.ratio,
+        "ratio_interval": [interval.low, interval.high, interval.confidence],
+        "calm": bool(details.get("calm", True)),
+        "kept_share": timing.kept_share,
+        **{name: details.get(name) for name in ("stopped", "rounds", "seconds", "machine")},
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(answer(json.loads(sys.stdin.read()))) + "\n")
