@@ -138,8 +138,8 @@ def _attached(name: str, url: str, runtime: str | None) -> Place:
     # A profile's mistakes are told before anything is connected.
     profile = None if name == "local" else load_target(name)
     spec = None if profile is None else profile.runtime(runtime)
-    if profile is not None and spec is not None and spec.name not in HOST_RUNTIMES:
-        known = ", ".join(r for r in profile.runtimes if r in HOST_RUNTIMES) or "none"
+    if profile is not None and spec is not None and spec.name not in HOST_RUNTIMES and spec.command is None:
+        known = ", ".join(n for n, r in profile.runtimes.items() if n in HOST_RUNTIMES or r.command) or "none"
         raise TargetError(
             f"{spec.name} on {name} cannot be measured through {url}: its profile names no command that times a "
             f"model; runtimes of {name} that can: {known}."
@@ -148,7 +148,7 @@ def _attached(name: str, url: str, runtime: str | None) -> Place:
     try:
         target = profile or _target_of(device)
         place = Place(target=target, spec=target.runtime(runtime), measured=True, device=device)
-        if place.spec.name in HOST_RUNTIMES:
+        if place.spec.command is None:
             device.need_onnxruntime()
     except BaseException:
         device.close()
@@ -171,9 +171,12 @@ def _target_of(device: Device) -> Target:
 
 
 def _timer(spec: RuntimeSpec, device: Device | None, threads: int, sample: Batch | None) -> Runtime:
+    from autocompress.measure.runtimes.command import CommandRuntime
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
     from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
 
+    if device is not None and spec.command is not None:
+        return CommandRuntime(device, spec, threads=threads)
     if device is None:
         return OnnxRuntime(threads=threads, sample=sample)
     return RemoteOnnxRuntime(device, threads=threads, sample=sample)

@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.layer_rules import STORED_BITS, changed
 from autocompress.core.plan import LayerPlan
+from autocompress.core.tool import ToolCommand
 
 
 class Precision(StrEnum):
@@ -145,6 +146,7 @@ class RuntimeSpec:
         reduce_range: whether its 8-bit weights must stay within 7 bits: uint8 x int8 kernels that add pairs of products
             in saturating 16 bits give wrong sums otherwise.
         two_to_four: whether its kernels skip the zeros of 2:4 sparse weights.
+        command: the tool that times models with it on an attached device; None where the profile names none.
     """
 
     name: str
@@ -155,6 +157,7 @@ class RuntimeSpec:
     threads: int = 1
     reduce_range: bool = False
     two_to_four: bool = False
+    command: ToolCommand | None = None
 
     def capability(self, op_type: str, precision: Precision) -> Capability:
         """The capability of an operator, falling back to ``"*"``, else refused."""

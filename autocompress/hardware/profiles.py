@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, S
 
 from autocompress.core.errors import TargetError, UnknownNameError
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
+from autocompress.core.tool import ToolCommand
 from autocompress.hardware.capabilities import CLASS_KEYS, onnxruntime_spec
 from autocompress.hardware.data_files import data_folder, data_names, load_yaml
 from autocompress.hardware.host import HostFacts, host_facts
@@ -68,6 +69,27 @@ class PrecisionEntry(_Strict):
         return self
 
 
+class CommandEntry(_Strict):
+    """A tool that times models; see :class:`~autocompress.core.tool.ToolCommand`."""
+
+    argv: Annotated[tuple[Text, ...], Field(min_length=1)]
+    output: Literal["trtexec", "benchmark_model", "benchncnn", "onnxruntime_perf_test", "regex"]
+    pattern: Text | None = None
+    unit: Literal["s", "ms", "us", "ns"] = "ms"
+    build: tuple[Text, ...] = ()
+    version: tuple[Text, ...] = ()
+    timeout_seconds: PositiveFloat = 600.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.command()
+        return self
+
+    def command(self) -> ToolCommand:
+        """The tool as the runtime wants it."""
+        return ToolCommand(**self.model_dump())
+
+
 class RuntimeEntry(_Strict):
     """One runtime of a profile."""
 
@@ -75,6 +97,7 @@ class RuntimeEntry(_Strict):
     activation_type: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
     two_to_four: bool = False
+    command: CommandEntry | None = None
     launch_overhead_us: Positive
     channel_multiple: Mapping[Precision, Multiple]
     precisions: Mapping[Precision, PrecisionEntry]
@@ -213,6 +236,7 @@ def _runtime(name: str, entry: RuntimeEntry) -> RuntimeSpec:
         threads=entry.threads,
         reduce_range=entry.reduce_range,
         two_to_four=entry.two_to_four,
+        command=None if entry.command is None else entry.command.command(),
     )
 
 

@@ -29,6 +29,8 @@ from autocompress.measure.agent_store import Store, StoreError, locked
 _LOADED = 6
 _LONGEST_LINE = 1 << 20
 _LONGEST_OUTPUT = 1 << 18
+#: Exit status of a command that needs a file which is not there (any more).
+_FILE_GONE = -1000
 #: What onnxruntime writes before the reason.
 _NOISE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from \S+ failed: ?|/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])"
@@ -215,7 +217,17 @@ class Agent:
 
     def _exec(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
         """Run a tool of the board: a list of arguments, never a shell's line."""
-        paths = {name: self._path(digest) for name, digest in request["models"].items()}
+        files = request.get("files", {})
+        paths = {name: self._path(digest, files.get(name)) for name, digest in request["models"].items()}
+        makes, needs = (paths.get(request.get(key) or "") for key in ("makes", "needs"))
+        if makes and os.path.exists(makes):
+            return {"exit": 0}, b""
+        if needs and not os.path.exists(needs):
+            return {"exit": _FILE_GONE}, b""
+        if makes:
+            # Under its name stands a whole file or none.
+            paths[request["makes"]] = "%s.%d" % (makes, os.getpid())
+        paths.update(request.get("values", {}))
         argv = [_filled(str(argument), paths) for argument in request["argv"]]
         try:
             process = subprocess.Popen(
@@ -241,6 +253,10 @@ class Agent:
                     raise AgentError(
                         "model", "%s took more than %s s" % (argv[0], request["timeout_seconds"])
                     ) from None
+        if makes and process.returncode == 0:
+            if not os.path.exists(paths[request["makes"]]):
+                raise AgentError("model", "%s wrote no %s" % (argv[0], request["makes"]))
+            os.replace(paths[request["makes"]], makes)
         return {"exit": process.returncode, "sensors": agent_facts.sensors()}, output[-_LONGEST_OUTPUT:]
 
     def _model(self, digest: str, request: Mapping[str, Any]) -> Model:
@@ -253,9 +269,11 @@ class Agent:
             self._loaded.popitem(last=False)
         return model
 
-    def _path(self, digest: str) -> str:
+    def _path(self, digest: str, name: Optional[str] = None) -> str:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise AgentError("protocol", "a file beside a model may not be called %r" % name[:80])
         try:
-            return os.path.join(self._store.path(digest), "model.onnx")
+            return os.path.join(self._store.path(digest), name or "model.onnx")
         except KeyError:
             raise AgentError("missing", "model %s is not on this board" % digest) from None
 
@@ -355,10 +373,9 @@ def _arrays(payload: BinaryIO) -> List[Any]:
         raise AgentError("input", "the inputs are no npz file of plain arrays: %s" % _first_line(error)) from error
 
 
-def _filled(argument: str, paths: Mapping[str, str]) -> str:
-    for name, path in paths.items():
-        argument = argument.replace("{%s}" % name, path)
-    return argument
+def _filled(argument: str, values: Mapping[str, str]) -> str:
+    """The argument with what it names in braces; doubled braces stand for themselves."""
+    return argument.format(**values)
 
 
 def _import(name: str) -> Any:

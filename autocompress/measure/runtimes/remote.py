@@ -165,7 +165,7 @@ class RemoteOnnxRuntime:
             ModelError: a file that is missing.
             CandidateError: a model that the device's ONNX Runtime refuses.
         """
-        contents, size, folder = _contents(graph)
+        contents, size, folder = model_contents(graph)
         model = SentModel.of(contents)
         told, _ = self.device.request(
             "load",
@@ -243,7 +243,7 @@ class RemoteOnnxRuntime:
         return {"threads": self.threads, "entries": entries}
 
 
-def _contents(
+def model_contents(
     graph: SavedGraph | str | PathLike[str] | bytes,
 ) -> tuple[dict[str, Part], int, tempfile.TemporaryDirectory[str] | None]:
     """Files of a model by the name they have over there, their size, and a folder that must live as long."""
