@@ -29,6 +29,7 @@ from autocompress.core.protocols import Batch, Runtime
 from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.kept_timings import about_here, keep_timing, kept_timing, latency_key
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
+from autocompress.measure.plain_samples import from_plain, to_plain
 from autocompress.measure.store import MeasurementStore
 from autocompress.measure.transports.local import Transport, open_transport
 
@@ -148,7 +149,7 @@ def _measure_pair(
         "threads": threads,
         "spinning": spinning,
         "policy": asdict(policy),
-        "sample": None if sample is None else [_array_dict(array) for array in sample],
+        "sample": to_plain(sample),
     }
     limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
     output = transport.run_module(__name__, json.dumps(request), timeout_seconds=limit)
@@ -193,7 +194,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
-    sample = None if request["sample"] is None else tuple(_array(item) for item in request["sample"])
+    sample = from_plain(request["sample"])
     policy = TimingPolicy(**request["policy"])
     try:
         runtime = OnnxRuntime(threads=request["threads"], spinning=request["spinning"], sample=sample)
@@ -227,15 +228,6 @@ def _file_timing(runtime: Runtime, timing: PairedTiming, path: str, policy: Timi
         when=now(),
         details={**timing.details, "kept_share": timing.kept_share, "policy": asdict(policy), "fresh_process": True},
     )
-
-
-def _array_dict(array: Any) -> dict[str, Any]:
-    first = np.asarray(array)[:1]
-    return {"dtype": first.dtype.str, "shape": list(first.shape), "values": first.ravel().tolist()}
-
-
-def _array(data: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    return np.asarray(data["values"], dtype=np.dtype(data["dtype"])).reshape(data["shape"])
 
 
 if __name__ == "__main__":
