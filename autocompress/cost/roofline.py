@@ -43,6 +43,11 @@ class OperationEstimate:
         conversion_ms: of these, for changing the precision of its inputs.
         weight_bytes: of what it reads besides activations.
         bound: ``compute``, ``memory`` or ``launch``: what most of the time goes to.
+        operations: 2 a multiply-accumulate, those that fill up the kernel's channel multiple included.
+        reads: indices of the values it reads, as in :class:`~autocompress.cost.structure.Structure`.
+        writes: index of the value it writes.
+        read_bytes: of activations, in its precision.
+        written_bytes: likewise.
     """
 
     name: str
@@ -52,6 +57,11 @@ class OperationEstimate:
     conversion_ms: float
     weight_bytes: float
     bound: str
+    operations: float
+    reads: tuple[int, ...]
+    writes: int
+    read_bytes: float
+    written_bytes: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +244,11 @@ class Roofline:
                     conversion_ms=conversion,
                     weight_bytes=weights * width,
                     bound=max(times, key=lambda name: times[name]),
+                    operations=op.operations * share,
+                    reads=op.reads,
+                    writes=op.writes,
+                    read_bytes=read * width,
+                    written_bytes=float(elements[op.writes]) * written,
                 )
             )
         return estimates

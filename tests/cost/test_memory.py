@@ -1,0 +1,73 @@
+"""Weights and live activations."""
+
+from dataclasses import replace
+
+import pytest
+
+from autocompress.core.measurement import Measurement, Provenance
+from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
+from autocompress.cost.memory import MemoryEstimate, peak_activation_bytes
+from autocompress.cost.roofline import OperationEstimate, Roofline
+from autocompress.graph.model_graph import ModelGraph
+
+SPEC = RuntimeSpec(
+    name="r",
+    capabilities={("*", p): Capability(supported=True, peak_gops=1.0) for p in (Precision.FP32, Precision.INT8)},
+)
+TARGET = Target(
+    name="t", title="T", facts={"memory_bandwidth_gb_per_s": Fact(value=1.0, source="s")}, runtimes={"r": SPEC}
+)
+INT8 = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
+OP = OperationEstimate(
+    name="n",
+    op_type="Conv",
+    precision=Precision.FP32,
+    ms=0.0,
+    conversion_ms=0.0,
+    weight_bytes=0.0,
+    bound="compute",
+    operations=0.0,
+    reads=(0,),
+    writes=1,
+    read_bytes=10.0,
+    written_bytes=20.0,
+)
+
+
+def estimate(graph: ModelGraph, plan: CompressionPlan) -> Measurement:
+    return MemoryEstimate(Roofline(TARGET, SPEC), target="t", runtime="r").estimate(graph, plan)
+
+
+def op(reads: tuple[int, ...], writes: int, read_bytes: float, written_bytes: float) -> OperationEstimate:
+    return replace(OP, reads=reads, writes=writes, read_bytes=read_bytes, written_bytes=written_bytes)
+
+
+def test_it_is_the_weights_and_the_widest_operation(graph: ModelGraph) -> None:
+    found = estimate(graph, CompressionPlan())
+    # conv2 reads 16 maps and writes 32, of 16x16 float32 numbers.
+    assert found.details["activation_bytes"] == (16 + 32) * 16 * 16 * 4
+    assert found.details["weight_bytes"] == 4 * sum(layer.params for layer in graph.layers())
+    assert found.value == found.details["activation_bytes"] + found.details["weight_bytes"]
+
+
+def test_it_is_labelled_an_estimate(graph: ModelGraph) -> None:
+    found = estimate(graph, CompressionPlan())
+    assert (found.metric, found.unit, found.provenance) == ("peak_memory_bytes", "bytes", Provenance.ESTIMATED)
+    assert "a lower bound" in found.fingerprint and not found.samples
+
+
+def test_integers_take_a_quarter(graph: ModelGraph) -> None:
+    full, int8 = (estimate(graph, plan) for plan in (CompressionPlan(), INT8))
+    assert int8.details["activation_bytes"] == pytest.approx(full.details["activation_bytes"] / 4)
+
+
+def test_a_value_lives_until_its_last_reader() -> None:
+    chain = [op((0,), 1, 10, 20), op((1,), 2, 20, 5), op((2,), 3, 5, 5)]
+    assert peak_activation_bytes(chain) == 30
+    residual = [op((0,), 1, 10, 20), op((1,), 2, 20, 30), op((1, 2), 3, 50, 20)]
+    assert peak_activation_bytes(residual) == 20 + 30 + 20
+
+
+def test_an_output_lives_to_the_end() -> None:
+    assert peak_activation_bytes([op((0,), 1, 10, 100), op((0,), 2, 10, 50)]) == 10 + 100 + 50
