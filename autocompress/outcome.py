@@ -21,6 +21,9 @@ from autocompress.store.front_keeper import final_trial, has_pending
 from autocompress.store.optuna_store import read_trials
 from autocompress.store.run_dir import RunFolder
 
+#: What the least of a cost is called.
+_LEAST = {"size_bytes": "smallest", "energy_mj": "least energy", "peak_memory_bytes": "least memory"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
@@ -92,7 +95,7 @@ def recommend(record: RunRecord) -> dict[str, Trial]:
         return {}
     cost = next((o for o in record.objectives if o.metric not in QUALITY_METRICS), None)
     metric = cost.metric if cost is not None else "latency_ms"
-    best = "smallest" if metric == "size_bytes" else "fastest"
+    best = _LEAST.get(metric, "fastest")
     if not record.feasible:
         return {"nearest to what was asked": min(trials, key=lambda t: miss(t, record.constraints))}
     found: dict[str, Trial] = {}

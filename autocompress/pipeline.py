@@ -19,6 +19,7 @@ from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
+from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
 from autocompress.finish import (
@@ -127,6 +128,7 @@ class _Search:
         quality = self._quality.score(self._reference)
         constraints = constraints_of(self._request, quality)
         latency, figure = self._latency(manifest)
+        further = self._further(manifest, constraints)
         manifest["objectives"] = [o.metric for o in self._objectives]
         manifest["constraints"] = [[c.metric, c.bound] for c in constraints]
         self._run.write_json(self._run.manifest, manifest)
@@ -140,6 +142,8 @@ class _Search:
             },
         )
         self._say_where()
+        for scorer in further:
+            self._observer.on_message(said_of(scorer))
         with OptunaStore(
             self._run.study, objectives=self._objectives, space=self._space, constraints=constraints
         ) as store:
@@ -154,7 +158,7 @@ class _Search:
             if self._budget.seconds is not None:
                 limit = self._budget.seconds
                 self._budget.reserve_seconds = lambda: reserve_seconds(limit, keeper, measured=self._place.measured)
-            reason = self._tune(store, keeper, latency, constraints)
+            reason = self._tune(store, keeper, latency, further, constraints)
             self._messages.append(f"The search ended because {reason}.")
             stopped = reason is StopReason.ASKED
             if not stopped:
@@ -210,6 +214,32 @@ class _Search:
         scorer = MeasuredLatency(runtime=self._timer, baseline=baseline, reference_ms=value, target=place.target.name)
         return scorer, value
 
+    def _further(self, manifest: dict[str, Any], constraints: Sequence[Constraint]) -> list[MetricScorer]:
+        """Scorers of the metrics besides latency and size that are asked for.
+
+        Raises:
+            RunFolderError: one is measured now and was estimated in an earlier session, or the other way round.
+        """
+        place = self._place
+        scorers = metric_scorers(
+            [o.metric for o in self._objectives] + [c.metric for c in constraints],
+            graph=self._graph,
+            target=place.target,
+            spec=place.spec,
+            timer=self._timer if place.measured else None,
+            threads=self._threads,
+            sample=self._sample,
+        )
+        known = manifest.setdefault("provenance", {})
+        for scorer in scorers:
+            before = known.setdefault(scorer.metric, scorer.provenance.value)
+            if before != scorer.provenance:
+                raise RunFolderError(
+                    f"{scorer.metric} is {before} in {str(self._run.path)!r} and would be {scorer.provenance} now; "
+                    "the two do not mix: choose another --out."
+                )
+        return scorers
+
     def _say_where(self) -> None:
         place = self._place
         if place.measured:
@@ -222,7 +252,12 @@ class _Search:
         self._observer.on_message(f"Run folder: {self._run.path}")
 
     def _tune(
-        self, store: OptunaStore, keeper: FrontKeeper, latency: LatencyScorer, constraints: Sequence[Constraint]
+        self,
+        store: OptunaStore,
+        keeper: FrontKeeper,
+        latency: LatencyScorer,
+        further: Sequence[MetricScorer],
+        constraints: Sequence[Constraint],
     ) -> StopReason:
         stop = self._observer.should_stop
         reason = StopReason.ASKED if stop() else self._budget.spent(len(store.trials()))
@@ -245,6 +280,7 @@ class _Search:
             build=self._runner.build,
             quality=self._quality,
             latency=latency,
+            further=further,
             objectives=self._objectives,
             constraints=constraints,
             history=store.trials(),

@@ -14,6 +14,7 @@ from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
 from autocompress.core.request import SearchRequest
 from autocompress.core.space import SearchSpace
 from autocompress.evaluate.data import DataBundle, load_data
+from autocompress.evaluate.further_metrics import FURTHER_METRICS
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.loading import Place, load_graph, load_place
 from autocompress.search.samplers import check_sampler
@@ -23,7 +24,7 @@ from autocompress.store.run_dir import RunFolder
 
 #: Trials where the user set neither a number nor a time.
 DEFAULT_TRIALS = 100
-OBJECTIVES = (*QUALITY_METRICS, "latency_ms", "size_bytes")
+OBJECTIVES = (*QUALITY_METRICS, "latency_ms", "size_bytes", *FURTHER_METRICS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,10 @@ def constraints_of(request: SearchRequest, baseline: Measurement) -> list[Constr
         found.append(Constraint(metric="latency_ms", bound=request.max_latency_ms))
     if request.max_size_mb is not None:
         found.append(Constraint(metric="size_bytes", bound=request.max_size_mb * 1e6))
+    if request.max_memory_mb is not None:
+        found.append(Constraint(metric="peak_memory_bytes", bound=request.max_memory_mb * 1e6))
+    if request.max_energy_mj is not None:
+        found.append(Constraint(metric="energy_mj", bound=request.max_energy_mj))
     return found
 
 
@@ -106,6 +111,6 @@ def _objectives(request: SearchRequest, metric: str) -> tuple[Objective, ...]:
     """The quality metric that the data allows first, then the rest as asked."""
     for name in request.objectives:
         if name not in OBJECTIVES:
-            raise UserError(f"{name!r} is not measured in this release; objectives are {', '.join(OBJECTIVES)}.")
+            raise UserError(f"{name!r} is not measured; objectives are {', '.join(OBJECTIVES)}.")
     rest = [name for name in request.objectives if name not in QUALITY_METRICS]
     return tuple(Objective(metric=name) for name in (metric, *rest))

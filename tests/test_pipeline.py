@@ -233,8 +233,8 @@ def test_fidelity_may_be_asked_for_where_there_are_labels(place: Path) -> None:
 
 
 def test_an_objective_that_nothing_measures_is_refused_before_anything_is_spent(place: Path) -> None:
-    with pytest.raises(UserError, match="energy_mj"):
-        run_search(_request(objectives=("accuracy", "energy_mj")))
+    with pytest.raises(UserError, match="'macs' is not measured"):
+        run_search(_request(objectives=("accuracy", "macs")))
     assert not (place / "run").exists()
 
 
@@ -250,3 +250,42 @@ def test_a_time_budget_is_kept(place: Path) -> None:
 
 def _measured(trials: tuple[Trial, ...]) -> list[Any]:
     return [m for trial in trials for m in trial.measurements.values()]
+
+
+def test_memory_and_energy_of_a_board_are_estimated_objectives_with_bounds(place: Path) -> None:
+    recorder = Recorder()
+    objectives = ("accuracy", "energy_mj", "peak_memory_bytes")
+    outcome = run_search(
+        _request(target="jetson-nano", trials=4, objectives=objectives, max_memory_mb=50.0, max_energy_mj=5.0), recorder
+    )
+    for trial in outcome.front.trials:
+        found = [trial.measurements[metric] for metric in ("energy_mj", "peak_memory_bytes")]
+        assert all(m.provenance is Provenance.ESTIMATED for m in found)
+        assert found[0].value <= 5.0 and found[1].value <= 50e6
+    assert sum("ESTIMATED" in text for text in recorder.messages) == 3
+    with (place / "run" / "trials.csv").open(newline="") as file:
+        columns = csv.DictReader(file).fieldnames or []
+    assert {"estimated_energy_mj", "estimated_peak_memory_bytes"} <= set(columns)
+    assert not {"energy_mj", "peak_memory_bytes"} & set(columns)
+    page = (place / "run" / "report.html").read_text()
+    assert "estimated energy (mJ)" in page and "estimated peak memory (MB)" in page
+
+
+@pytest.mark.slow
+def test_memory_here_is_measured_in_fresh_processes(place: Path) -> None:
+    outcome = run_search(_request(trials=3, objectives=("accuracy", "latency_ms", "peak_memory_bytes")))
+    for trial in outcome.front.trials:
+        memory = trial.measurements["peak_memory_bytes"]
+        assert memory.provenance is Provenance.MEASURED and memory.details["fresh_process"]
+        assert len(memory.samples) == 3
+
+
+def test_what_was_measured_is_not_estimated_in_a_later_session(place: Path) -> None:
+    request = _request(target="jetson-nano", trials=2, objectives=("accuracy", "energy_mj"))
+    run_search(request)
+    manifest = json.loads((place / "run" / "manifest.json").read_text())
+    assert manifest["provenance"] == {"energy_mj": "estimated"}
+    manifest["provenance"]["energy_mj"] = "measured"
+    (place / "run" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunFolderError, match=r"energy_mj is measured in .* and would be estimated now"):
+        run_search(request)

@@ -10,6 +10,7 @@ from autocompress.core.plan import CompressionPlan
 from autocompress.core.trial import Trial, TrialState
 
 NONE = "–"
+_FURTHER = {"energy_mj": "energy (mJ)", "peak_memory_bytes": "peak memory (MB)"}
 
 
 def is_estimated(trials: Sequence[Trial]) -> bool:
@@ -57,6 +58,27 @@ def latency_text(trial: Trial) -> str:
         return NONE
     text = f"{measurement.value:.3g}" if measurement.value >= 100 else f"{measurement.value:.3f}"
     return text if measurement.interval is None else f"{text} ±{measurement.interval.half_width:.2g}"
+
+
+def further_titles(trials: Sequence[Trial]) -> list[str]:
+    """Titles of the columns of energy and peak memory, where these trials have them."""
+    found = []
+    for metric, title in _FURTHER.items():
+        kinds = {t.measurements[metric].provenance for t in trials if metric in t.measurements}
+        if kinds:
+            found.append(f"estimated {title}" if Provenance.ESTIMATED in kinds else title)
+    return found
+
+
+def further_texts(trial: Trial, trials: Sequence[Trial]) -> list[str]:
+    """A trial's figures for the columns that :func:`further_titles` gives of ``trials``."""
+    found = []
+    for metric in _FURTHER:
+        if any(metric in t.measurements for t in trials):
+            measurement = trial.measurements.get(metric)
+            scale = 1e-6 if metric.endswith("_bytes") else 1.0
+            found.append(NONE if measurement is None else f"{measurement.value * scale:.3g}")
+    return found
 
 
 def latency_ratio(trial: Trial, baseline: Trial | float | None) -> float | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.cli.figures_text import (
     NONE,
+    further_texts,
+    further_titles,
     latency_text,
     latency_title,
     percent,
@@ -62,6 +64,7 @@ def front_table(outcome: SearchOutcome) -> Table:
         f"{prefix}ratio",
         f"{prefix}speedup",
         "size",
+        *further_titles(trials),
     )
     for column in titles:
         table.add_column(column, justify="right")
@@ -101,6 +104,7 @@ def _figures(trial: Trial, outcome: SearchOutcome) -> tuple[str, ...]:
         ratio_text(trial, outcome.baseline),
         speedup_text(trial, outcome.baseline),
         NONE if size is None else size_text(size.value),
+        *further_texts(trial, outcome.front.trials),
     )
 
 

@@ -37,6 +37,8 @@ READERS: dict[str, Any] = {
     "max_accuracy_drop": as_number,
     "max_latency_ms": as_number,
     "max_size_mb": as_number,
+    "max_memory_mb": as_number,
+    "max_energy_mj": as_number,
     "trials": as_integer,
     "budget": lambda value: parse_duration(as_text(value)),
     "sampler": as_text,
@@ -59,13 +61,19 @@ def search(
     space: Annotated[str | None, typer.Option(metavar="S", help="Search space template, name or file.")] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(metavar="O", help="Metric to optimize; repeat it. Default: accuracy latency_ms."),
+        typer.Option(
+            metavar="O",
+            help="Metric to optimize; repeat it: accuracy, fidelity, latency_ms, size_bytes, energy_mj, "
+            "peak_memory_bytes. Default: accuracy latency_ms.",
+        ),
     ] = None,
     max_accuracy_drop: Annotated[
         float | None, typer.Option(metavar="F", help="Largest loss allowed, as a share: 0.01 is one point.")
     ] = None,
     max_latency_ms: Annotated[float | None, typer.Option(metavar="F", help="Bound on latency.")] = None,
     max_size_mb: Annotated[float | None, typer.Option(metavar="F", help="Bound on the file's size.")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(metavar="F", help="Bound on peak memory.")] = None,
+    max_energy_mj: Annotated[float | None, typer.Option(metavar="F", help="Bound on an inference's energy.")] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Stop after so many trials.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this time: 90s, 30m, 2h.")] = None,
     sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2, gp or random.")] = None,
@@ -91,6 +99,8 @@ def search(
         "max_accuracy_drop": max_accuracy_drop,
         "max_latency_ms": max_latency_ms,
         "max_size_mb": max_size_mb,
+        "max_memory_mb": max_memory_mb,
+        "max_energy_mj": max_energy_mj,
         "trials": trials,
         "budget": None if budget is None else parse_duration(budget),
         "sampler": sampler,

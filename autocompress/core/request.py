@@ -31,6 +31,8 @@ class SearchRequest:
         max_accuracy_drop: largest loss against the uncompressed model, as a share (0.01 is one point).
         max_latency_ms: bound on latency, milliseconds.
         max_size_mb: bound on the artifact, 10^6 bytes.
+        max_memory_mb: bound on peak memory, 10^6 bytes.
+        max_energy_mj: bound on the energy of an inference, millijoules.
         trials: when to stop; None for no limit.
         budget_seconds: when to stop; None for no limit.
         sampler: name of a sampler.
@@ -50,6 +52,8 @@ class SearchRequest:
     max_accuracy_drop: float | None = None
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
+    max_memory_mb: float | None = None
+    max_energy_mj: float | None = None
     trials: int | None = None
     budget_seconds: float | None = None
     sampler: str = "tpe"
@@ -59,7 +63,8 @@ class SearchRequest:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_latency_ms", "max_size_mb", "trials", "budget_seconds", "threads"):
+        bounds = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_energy_mj")
+        for name in (*bounds, "trials", "budget_seconds", "threads"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"`{name}` must be more than 0, but got {value!r}.")

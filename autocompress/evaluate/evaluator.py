@@ -15,6 +15,7 @@ from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.trial import Candidate, Trial, TrialState
 from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.evaluate.further_metrics import MetricScorer
 from autocompress.graph.model_graph import ModelGraph
 
 
@@ -93,6 +94,7 @@ class CandidateEvaluator:
         build: loads a graph in the runtime that runs it.
         quality: scores an artifact on the validation data.
         latency: measures or estimates.
+        further: scorers of other metrics that objectives or constraints are about.
         objectives: what dominates what.
         constraints: candidates that break one before healing stop early.
         history: complete trials of an earlier session of this run.
@@ -109,6 +111,7 @@ class CandidateEvaluator:
         build: Callable[[ModelGraph], Any],
         quality: QualityEvaluator,
         latency: LatencyScorer,
+        further: Sequence[MetricScorer] = (),
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
         policy: EvaluationPolicy | None = None,
@@ -122,6 +125,7 @@ class CandidateEvaluator:
         self._build = build
         self._quality = quality
         self._latency = latency
+        self._further = tuple(further)
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
         self._policy = policy or EvaluationPolicy()
@@ -176,6 +180,7 @@ class CandidateEvaluator:
         with self._timed(progress, "screen latency"):
             screened = self._latency.screen(draft, plan)
         progress.measurements["latency_ms"] = screened
+        self._score_further(progress, draft, early=True)
         heals = plan.restructures and self._healing is not None
         self._check_reach(progress, self._ceiling(), "at its best", self._policy.worthwhile if heals else 0.0)
         self._check_constraints(progress)
@@ -187,7 +192,14 @@ class CandidateEvaluator:
             confirmed = self._latency.confirm(graph, plan, screened)
         progress.measurements["latency_ms"] = confirmed
         progress.measurements["size_bytes"] = _size(graph)
+        self._score_further(progress, graph, early=False)
         return graph
+
+    def _score_further(self, progress: _Progress, graph: ModelGraph, *, early: bool) -> None:
+        for scorer in self._further:
+            if scorer.early is early:
+                with self._timed(progress, scorer.metric.rpartition("_")[0].replace("_", " ")):
+                    progress.measurements[scorer.metric] = scorer.score(graph, progress.candidate.plan)
 
     def _recover(self, progress: _Progress, pruned: ModelGraph) -> ModelGraph:
         """Heal in rising budgets, judging after each on a small sample."""

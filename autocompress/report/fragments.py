@@ -116,6 +116,11 @@ def _card(title: str, trial: Trial, baseline: Trial) -> str:
         on_test = "" if test is None else f", {scaled(metric, float(test)):.2f}% on the test set"
         lines.insert(1, f"{metric} {scaled(metric, trial.value(metric)):.2f}%{on_test}")
     lines.append(f"{size} kB" + _smaller(trial, baseline))
+    lines += [
+        f"{axis_title(m, [trial])} {figure_text(m, trial.measurements[m])}"
+        for m in ("energy_mj", "peak_memory_bytes")
+        if m in trial.measurements
+    ]
     more = "<br>".join(escape(line) for line in lines)
     return (
         f'<div class="card"><div class="what">{escape(title)}</div><div class="big">{escape(big)}</div>'
