@@ -27,7 +27,7 @@ UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
 #: Shares of the multiply-accumulates that ranked pruning saves.
 MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
 #: Shares of the residual blocks that are skipped, the most telling first.
-SKIPPED_SHARES = (0.3, 0.57, 0.15, 0.43, 0.71, 0.86, 1.0)
+SKIPPED_SHARES = (0.3, 0.57, 0.15, 0.43, 0.71)
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
