@@ -6,7 +6,7 @@ from autocompress.cli.options import JsonOption
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Check this machine: packages, what ONNX Runtime runs fast, timing noise, data, and folders."""
+    """Check this machine: which precisions are fast, how noisy its timer is, packages, extras, ssh and folders."""
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows
 

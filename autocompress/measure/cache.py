@@ -25,6 +25,16 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("autocompress", appauthor=False))
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder and below it; 0 where there is none."""
+    found = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += (Path(root) / name).stat().st_size
+    return found
+
+
 class JsonCache:
     """Entries by key, one file each; a file that cannot be read or written counts as absent.
 

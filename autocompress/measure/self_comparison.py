@@ -116,10 +116,20 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": str(error)}
 
 
+def compare(runtime: Runtime, model: Any, runs: int, policy: TimingPolicy) -> list[dict[str, Any]]:
+    """Time a model against itself in this process.
+
+    Args:
+        runtime: what times it.
+        model: whatever the runtime builds.
+        runs: comparisons; each loads it twice anew, as where a session's memory happens to lie is part of the noise.
+        policy: of each comparison.
+    """
+    return [_record(runtime.time(runtime.build(model), runtime.build(model), policy)) for _ in range(runs)]
+
+
 def _compare(runtime: Runtime, path: str, runs: int, policy: TimingPolicy) -> dict[str, Any]:
-    # Loaded anew each time: where a session's memory happens to lie is part of the noise.
-    timings = [runtime.time(runtime.build(path), runtime.build(path), policy) for _ in range(runs)]
-    comparisons = [_record(timing) for timing in timings]
+    comparisons = compare(runtime, path, runs, policy)
     about = runtime.describe()
     return {
         **summary(comparisons),
