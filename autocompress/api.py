@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest
     from autocompress.core.space import SearchSpace
     from autocompress.core.target import RuntimeSpec, Target
+    from autocompress.evaluate.pricing import PricedLatency
     from autocompress.graph.model_graph import ModelGraph
     from autocompress.loading import Place
 
@@ -422,15 +423,35 @@ def _measured_place(
         yield place, threads or place.spec.threads
 
 
-def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | None = None) -> dict[str, Any]:
-    """Estimate latency and size of a plan from the target's profile; nothing is run.
+def predict(
+    model: Any,
+    plan: CompressionPlan,
+    *,
+    target: str,
+    runtime: str | None = None,
+    measure_seconds: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Estimate latency and size of a plan.
+
+    On this machine latency comes from its price list where that covers the model: the plan's graph is built and run
+    once, untimed, to learn its kernels. Otherwise it comes from the target's profile and nothing is run.
+
+    Args:
+        model: a model spec, or an ``nn.Module``.
+        plan: what would be done to it.
+        target: estimates are for it.
+        runtime: one of the target's.
+        measure_seconds: measure prices of this model for so long first, and keep them for later.
+        seed: of which plans are measured.
 
     Returns:
         ``estimated_latency_ms`` with its interval, ``estimated_size_bytes`` as counted on the plan's graph, the
-        uncompressed model's, ``notes`` on what is not priced, and where the time goes.
+        uncompressed model's, ``estimator``, ``notes`` on what is not priced, and where the time goes by the profile.
 
     Raises:
-        UserError: the model, plan, target or runtime is wrong.
+        UserError: the model, plan, target or runtime is wrong, prices of a target that is not attached are asked for,
+            or the time was too short to measure them.
     """
     from autocompress.compress.outline import file_bytes, outline
     from autocompress.core.plan import CompressionPlan
@@ -443,8 +464,17 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
     # Refused by the uncompressed layers' names, as the user knows them.
     roofline.check(graph, plan)
     shaped, rest = outline(graph, plan)
-    latency = roofline.estimate(shaped, rest)
-    base = roofline.estimate(graph, CompressionPlan())
+    notes = _unpriced(plan, place.spec.name)
+    prices = _prices(place, graph, measure_seconds, seed)
+    if prices is None:
+        latency = roofline.estimate(shaped, rest)
+        base = roofline.estimate(graph, CompressionPlan())
+        if place.measured:
+            notes.append("--measure 60s measures prices on this machine, which estimate far better than its profile")
+    else:
+        latency = prices.estimate(graph, plan)
+        base = prices.estimate(graph, CompressionPlan())
+        notes.append("latency is from the price list; layers below show where the profile expects it to go")
     return {
         "target": target,
         "runtime": place.spec.name,
@@ -457,7 +487,7 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
         "uncompressed_size_bytes": graph.size_bytes(),
         "estimator": latency.fingerprint,
         "threads": place.spec.threads,
-        "notes": _unpriced(plan, place.spec.name),
+        "notes": notes,
         "layers": [
             {
                 "name": op.name,
@@ -470,6 +500,39 @@ def predict(model: Any, plan: CompressionPlan, *, target: str, runtime: str | No
             for op in roofline.estimate_layers(shaped, rest)
         ],
     }
+
+
+def _prices(place: Place, graph: ModelGraph, measure_seconds: float | None, seed: int) -> PricedLatency | None:
+    """Estimates from this machine's price list; None where it does not cover the model."""
+    if not place.measured or place.spec.name != "onnxruntime":
+        if measure_seconds is not None:
+            raise TargetError(
+                f"Prices are measured with ONNX Runtime on this machine, not on {place.target.name} with "
+                f"{place.spec.name}: give --target local, or leave --measure out for an estimate from the profile."
+            )
+        return None
+    import numpy as np
+
+    from autocompress.compress.legal import legality
+    from autocompress.cost.price_list import FEWEST_PLANS, model_key
+    from autocompress.evaluate.pricing import PricedLatency, measure_prices, store_prices, stored_prices
+    from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+    from autocompress.search.space_builder import build_space, load_template
+
+    runtime = OnnxRuntime(threads=place.spec.threads)
+    prices, model = stored_prices(runtime), model_key(graph)
+    if measure_seconds is not None:
+        space = build_space(graph, place.spec, load_template("default"), legal=legality(graph))
+        rng = np.random.default_rng([seed, len(prices.runs)])
+        runs, base_ms = measure_prices(graph, space, runtime, place.spec, budget_seconds=measure_seconds, rng=rng)
+        prices = prices.with_runs(runs, {model: base_ms})
+        store_prices(prices)
+        if not prices.covers(model):
+            raise UserError(
+                f"In {measure_seconds:g} s {len(runs)} plans were measured, but prices need {FEWEST_PLANS}: "
+                "give --measure more time; what was measured is kept."
+            )
+    return PricedLatency(prices, runtime, place.spec) if prices.covers(model) else None
 
 
 def analyze(model: Any, *, target: str = "local", data: str | None = None) -> dict[str, Any]:

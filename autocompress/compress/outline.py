@@ -8,12 +8,19 @@ import numpy as np
 
 from autocompress.compress.apply import Compressor
 from autocompress.compress.calibrate import Calibration
+from autocompress.compress.placement import ACTIVATIONS
 from autocompress.core.plan import DEFAULT, CompressionPlan
 from autocompress.graph.model_graph import ModelGraph
 
 
-class _AnyRange(Calibration):
-    """Stands for ranges and means that are not known yet: they decide no shape and no byte count."""
+class ShapeRanges(Calibration):
+    """Stands for ranges and means that are not known yet: they decide no shape, no byte count and no kernel.
+
+    What comes out of a Relu or Clip starts at zero, as it would with data: runtimes fuse such activations away.
+
+    Args:
+        graph: whose activations are asked for.
+    """
 
     def __init__(self, graph: ModelGraph) -> None:
         means = {}
@@ -24,12 +31,15 @@ class _AnyRange(Calibration):
             if source is not None and channels:
                 means[str(source.name)] = np.zeros(channels)
         super().__init__({}, means=means)
+        self._positive = {str(node.outputs[0].name) for node in graph.model.graph if node.op_type in ACTIVATIONS}
 
     def supports(self, method: str) -> bool:
+        """Every method gives the same."""
         return True
 
     def range(self, value: str, method: str = "minmax") -> tuple[float, float]:
-        return -1.0, 1.0
+        """From zero behind an activation, else around it."""
+        return (0.0, 1.0) if value in self._positive else (-1.0, 1.0)
 
 
 def outline(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, CompressionPlan]:
@@ -78,7 +88,7 @@ def file_bytes(graph: ModelGraph, plan: CompressionPlan) -> int:
     compressor = Compressor(graph)
     shape = _without_data(plan)
     thin = compressor.pruned(shape)
-    return compressor.finish(thin, shape, draft=True, calibration=_AnyRange(thin)).size_bytes()
+    return compressor.finish(thin, shape, draft=True, calibration=ShapeRanges(thin)).size_bytes()
 
 
 def _without_data(plan: CompressionPlan) -> CompressionPlan:

@@ -47,7 +47,7 @@ def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("compress", "--plan --out --data --report"),
         ("measure", "--target --device --runtime --threads --json"),
         ("analyze", "--target --data --json"),
-        ("predict", "--plan --target --runtime --json"),
+        ("predict", "--plan --target --runtime --measure --json"),
         ("export", "--pick --out"),
         ("targets", "--json"),
         ("doctor", "--json"),

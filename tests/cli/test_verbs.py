@@ -189,6 +189,12 @@ def test_a_report_that_cannot_be_written_is_one_line(place: Path, capsys: pytest
     assert "cannot be written: Is a directory" in capsys.readouterr().err
 
 
+def test_prices_are_measured_only_on_this_machine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano"]
+    assert run([*arguments, "--measure", "5s"]) == 2
+    assert "give --target local" in capsys.readouterr().err
+
+
 def test_predict_is_an_estimate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = _json(capsys, "predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano")
     assert "estimated" in json.dumps(found)

@@ -1,0 +1,221 @@
+"""Latency prices of one device: what was measured there, and what a plan that nobody timed costs.
+
+The list holds profiles and whole-model timings of designed plans; prices are fitted from them on reading
+(:mod:`autocompress.cost.kernel_prices`). Kernels are priced by operator and shapes, so models share what they have in
+common. How far an estimate may be off is found by leaving plans out, profiles and timings alike, in turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.core.errors import CandidateError, PlanError
+from autocompress.core.kernel import Kernel
+from autocompress.core.measurement import Interval, Measurement, Provenance
+from autocompress.cost.kernel_prices import KernelPrices, WholeTiming, launches
+from autocompress.graph.model_graph import ModelGraph
+
+#: Fewer plans of a model are too few to say how far estimates are off.
+FEWEST_PLANS = 12
+_FOLDS = 5
+_CONFIDENCE = 0.95
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedRun:
+    """One designed plan as it was measured.
+
+    Args:
+        model: as :func:`model_key` tells.
+        kernels: keys in order of launch.
+        microseconds: of each under the profiler.
+        ms: milliseconds an inference without the profiler.
+        spread: relative standard error of ``ms``.
+        plan: digest of the plan.
+    """
+
+    model: str
+    kernels: tuple[str, ...]
+    microseconds: tuple[float, ...]
+    ms: float
+    spread: float
+    plan: str = ""
+
+
+class PriceList:
+    """What was measured on one device with one runtime, and prices from it.
+
+    Args:
+        device: what prices depend on: runtime, version, threads, spinning, fingerprint.
+        runs: designed plans of any models.
+        base_ms: model key to the uncompressed model's milliseconds.
+    """
+
+    def __init__(
+        self, *, device: Mapping[str, Any], runs: Sequence[PricedRun] = (), base_ms: Mapping[str, float] | None = None
+    ) -> None:
+        self.device = dict(device)
+        self.runs = tuple(runs)
+        self.base_ms = dict(base_ms or {})
+
+    @cached_property
+    def prices(self) -> KernelPrices:
+        """Fitted to all that was measured."""
+        return fitted(self.runs)
+
+    def covers(self, model: str) -> bool:
+        """Whether enough plans of a model were measured to say how far estimates are off."""
+        return sum(run.model == model for run in self.runs) >= FEWEST_PLANS
+
+    def with_runs(self, runs: Sequence[PricedRun], base_ms: Mapping[str, float]) -> PriceList:
+        """A list that knows these too."""
+        return PriceList(device=self.device, runs=(*self.runs, *runs), base_ms={**self.base_ms, **base_ms})
+
+    def left_out_errors(self, model: str) -> NDArray[np.float64]:
+        """``(n_plans,)`` log-ratios of estimate to measurement, each plan estimated by a list that lacks it."""
+        return self._errors(model)[0]
+
+    def error(self, model: str) -> float:
+        """How far 95% of estimates for a model are off at most, relative (split conformal, Lei et al. 2018).
+
+        Plans whose own timing was disturbed do not count where enough others are left.
+        """
+        errors, spreads = self._errors(model)
+        quiet = errors[spreads <= max(0.02, float(np.median(spreads)))]
+        sizes = np.sort(np.abs(quiet))
+        rank = min(len(sizes), math.ceil((len(sizes) + 1) * _CONFIDENCE))
+        return float(np.expm1(sizes[rank - 1]))
+
+    def milliseconds(self, kernels: Sequence[Kernel]) -> float:
+        """What these kernels take in a row.
+
+        Raises:
+            PlanError: one is of a family that was never timed.
+        """
+        strange = next((kernel for kernel in kernels if not self.prices.knows(kernel)), None)
+        if strange is not None:
+            raise PlanError(f"The price list has no price for {strange.family!r}: measure more plans of this model.")
+        return float(self.prices.microseconds(kernels).sum()) * 1e-3
+
+    def estimate(self, kernels: Sequence[Kernel], model: str, *, target: str = "local") -> Measurement:
+        """Latency of the version of a model that launches these kernels.
+
+        Args:
+            kernels: as the runtime tells.
+            model: as :func:`model_key` tells; :meth:`covers` it.
+            target: name that the measurement carries.
+
+        Raises:
+            PlanError: the list does not cover the model, or has no price for a kernel.
+        """
+        if not self.covers(model):
+            raise PlanError(f"The price list knows fewer than {FEWEST_PLANS} plans of this model: measure it first.")
+        value, error = self.milliseconds(kernels), self._error(model)
+        seen = sum(self.prices.known(kernel) for kernel in kernels) / max(1, len(kernels))
+        return Measurement(
+            metric="latency_ms",
+            value=value,
+            unit="ms",
+            provenance=Provenance.ESTIMATED,
+            interval=Interval(low=value / (1 + error), high=value * (1 + error), confidence=_CONFIDENCE),
+            target=target,
+            runtime=" ".join(str(self.device[key]) for key in ("name", "version") if key in self.device),
+            fingerprint=f"price list, validated ±{100 * error:.1f}%",
+            details={
+                "estimator": "price_list",
+                "validated": True,
+                "error": error,
+                "plans_measured": sum(run.model == model for run in self.runs),
+                "kernels": len(kernels),
+                "kernels_measured": seen,
+                "threads": self.device.get("threads"),
+                "batch": 1,
+            },
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; :meth:`from_dict` reads them back."""
+        keys = list(dict.fromkeys(key for run in self.runs for key in run.kernels))
+        place = {key: index for index, key in enumerate(keys)}
+        runs = [{**asdict(run), "kernels": [place[key] for key in run.kernels]} for run in self.runs]
+        return {"schema": _SCHEMA, "device": self.device, "kernels": keys, "runs": runs, "base_ms": self.base_ms}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PriceList:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            CandidateError: it is no such list.
+        """
+        try:
+            if data["schema"] != _SCHEMA:
+                raise ValueError(f"schema {data['schema']}")
+            keys = data["kernels"]
+            runs = [
+                PricedRun(
+                    **{
+                        **run,
+                        "kernels": tuple(keys[index] for index in run["kernels"]),
+                        "microseconds": tuple(run["microseconds"]),
+                    }
+                )
+                for run in data["runs"]
+            ]
+            return cls(device=data["device"], runs=runs, base_ms=data["base_ms"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CandidateError("price list", f"cannot be read: {error}") from error
+
+    def _error(self, model: str) -> float:
+        if model not in self._known_errors:
+            self._known_errors[model] = self.error(model)
+        return self._known_errors[model]
+
+    @cached_property
+    def _known_errors(self) -> dict[str, float]:
+        return {}
+
+    def _errors(self, model: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        own = [index for index, run in enumerate(self.runs) if run.model == model]
+        errors, spreads = [], []
+        for fold in range(_FOLDS):
+            left_out = own[fold::_FOLDS]
+            rest = [run for index, run in enumerate(self.runs) if index not in left_out]
+            if not left_out or not rest:
+                continue
+            prices = fitted(rest)
+            for run in (self.runs[index] for index in left_out):
+                kernels = [Kernel.from_key(key) for key in run.kernels]
+                if all(prices.knows(kernel) for kernel in kernels):
+                    errors.append(math.log(float(prices.microseconds(kernels).sum()) * 1e-3 / run.ms))
+                    spreads.append(run.spread)
+        return np.array(errors), np.array(spreads)
+
+
+def fitted(runs: Sequence[PricedRun]) -> KernelPrices:
+    """Prices from these runs."""
+    profiled: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        for key, microseconds in zip(run.kernels, run.microseconds, strict=True):
+            profiled[key].append(microseconds)
+    timings = [
+        WholeTiming(kernels=launches(run.kernels), ms=run.ms, spread=run.spread, model=run.model) for run in runs
+    ]
+    return KernelPrices(profiled, timings)
+
+
+def model_key(graph: ModelGraph) -> str:
+    """What decides a model's latency, in 16 hexadecimal digits: operators and shapes, no weights."""
+    parts = [[node.op_type for node in graph.model.graph], [list(spec.shape) for spec in graph.input_specs]]
+    parts.append([[layer.weight_shape, layer.out_shape] for layer in graph.layers()])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
