@@ -11,7 +11,7 @@ from autocompress.compress.apply import Compressor
 from autocompress.core.errors import Interrupted, RunFolderError
 from autocompress.core.measurement import TimingPolicy
 from autocompress.core.objective import Constraint, Objective
-from autocompress.core.pareto import ParetoFront, constrained_front
+from autocompress.core.pareto import constrained_front
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import Artifact
 from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest, SilentObserver
@@ -367,14 +367,14 @@ class _Search:
                     else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
                     store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
                 )
-                front = ParetoFront.of([trial for trial, _ in tested], self._objectives)
-                self._messages.append(
-                    f"Measured again in fresh processes: {len(front.trials)} of {len(tested)} points stay on the front."
-                )
         except Interrupted:
             return False
         last = {trial.number: trial for trial, _ in (*finalists, *tested)}
-        keeper.finish(list(last.values()))
+        shown = keeper.finish(list(last.values()))
+        if self._place.measured:
+            self._messages.append(
+                f"Measured again in fresh processes: {shown} of {len(last)} points stay on the front."
+            )
         return True
 
 

@@ -35,14 +35,10 @@ class EnergyEstimate:
 
     Args:
         roofline: tells operations, bytes and precisions on the target.
-        target: name that measurements carry.
-        runtime: name of the runtime.
     """
 
-    def __init__(self, roofline: Roofline, *, target: str, runtime: str) -> None:
+    def __init__(self, roofline: Roofline) -> None:
         self._roofline = roofline
-        self._target = target
-        self._runtime = runtime
 
     def estimate(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """Energy of ``plan`` applied to ``graph``, ``energy_mj``; nothing is built.
@@ -67,8 +63,8 @@ class EnergyEstimate:
             unit="mJ",
             provenance=Provenance.ESTIMATED,
             interval=Interval(low=value / ERROR_FACTOR, high=value * ERROR_FACTOR),
-            target=self._target,
-            runtime=self._runtime,
+            target=self._roofline.target.name,
+            runtime=self._roofline.spec.name,
             fingerprint=f"arithmetic and traffic, within a factor of {ERROR_FACTOR:g} ({_SOURCE})",
             details={
                 "estimator": "arithmetic and traffic",

@@ -11,7 +11,7 @@ Williams 2006, equation 2.25): cliffs that the neighbours show are kept, far fro
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,8 +183,3 @@ def _covariance(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArra
     squares = ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)
     found: NDArray[np.float64] = _SIGNAL**2 * np.exp(-squares / (2 * _LENGTH**2))
     return found
-
-
-def launches(keys: Iterable[str]) -> dict[str, int]:
-    """How often each kernel occurs."""
-    return dict(Counter(keys))

@@ -18,14 +18,10 @@ class MemoryEstimate:
 
     Args:
         roofline: tells which values live in which precision on the target.
-        target: name that measurements carry.
-        runtime: name of the runtime.
     """
 
-    def __init__(self, roofline: Roofline, *, target: str, runtime: str) -> None:
+    def __init__(self, roofline: Roofline) -> None:
         self._roofline = roofline
-        self._target = target
-        self._runtime = runtime
 
     def estimate(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """Peak memory of ``plan`` applied to ``graph``, ``peak_memory_bytes``; nothing is built.
@@ -45,8 +41,8 @@ class MemoryEstimate:
             value=weights + activations,
             unit="bytes",
             provenance=Provenance.ESTIMATED,
-            target=self._target,
-            runtime=self._runtime,
+            target=self._roofline.target.name,
+            runtime=self._roofline.spec.name,
             fingerprint="weights and live activations, a lower bound (not validated)",
             details={
                 "estimator": "weights and live activations",

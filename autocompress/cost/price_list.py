@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from autocompress.core.errors import CandidateError, PlanError
 from autocompress.core.kernel import Kernel
 from autocompress.core.measurement import Interval, Measurement, Provenance
-from autocompress.cost.kernel_prices import KernelPrices, WholeTiming, launches
+from autocompress.cost.kernel_prices import KernelPrices, WholeTiming
 from autocompress.graph.model_graph import ModelGraph
 
 #: Fewer plans of a model are too few to say how far estimates are off.
@@ -68,6 +68,7 @@ class PriceList:
         self.device = dict(device)
         self.runs = tuple(runs)
         self.base_ms = dict(base_ms or {})
+        self._known_errors: dict[str, float] = {}
 
     @cached_property
     def prices(self) -> KernelPrices:
@@ -91,11 +92,14 @@ class PriceList:
 
         Plans whose own timing was disturbed do not count where enough others are left.
         """
+        if model in self._known_errors:
+            return self._known_errors[model]
         errors, spreads = self._errors(model)
         quiet = errors[spreads <= max(0.02, float(np.median(spreads)))]
         sizes = np.sort(np.abs(quiet))
         rank = min(len(sizes), math.ceil((len(sizes) + 1) * _CONFIDENCE))
-        return float(np.expm1(sizes[rank - 1]))
+        found = self._known_errors[model] = float(np.expm1(sizes[rank - 1]))
+        return found
 
     def milliseconds(self, kernels: Sequence[Kernel]) -> float:
         """What these kernels take in a row.
@@ -121,7 +125,7 @@ class PriceList:
         """
         if not self.covers(model):
             raise PlanError(f"The price list knows fewer than {FEWEST_PLANS} plans of this model: measure it first.")
-        value, error = self.milliseconds(kernels), self._error(model)
+        value, error = self.milliseconds(kernels), self.error(model)
         seen = sum(self.prices.known(kernel) for kernel in kernels) / max(1, len(kernels))
         return Measurement(
             metric="latency_ms",
@@ -176,15 +180,6 @@ class PriceList:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CandidateError("price list", f"cannot be read: {error}") from error
 
-    def _error(self, model: str) -> float:
-        if model not in self._known_errors:
-            self._known_errors[model] = self.error(model)
-        return self._known_errors[model]
-
-    @cached_property
-    def _known_errors(self) -> dict[str, float]:
-        return {}
-
     def _errors(self, model: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         own = [index for index, run in enumerate(self.runs) if run.model == model]
         errors, spreads = [], []
@@ -208,9 +203,7 @@ def fitted(runs: Sequence[PricedRun]) -> KernelPrices:
     for run in runs:
         for key, microseconds in zip(run.kernels, run.microseconds, strict=True):
             profiled[key].append(microseconds)
-    timings = [
-        WholeTiming(kernels=launches(run.kernels), ms=run.ms, spread=run.spread, model=run.model) for run in runs
-    ]
+    timings = [WholeTiming(kernels=Counter(run.kernels), ms=run.ms, spread=run.spread, model=run.model) for run in runs]
     return KernelPrices(profiled, timings)
 
 

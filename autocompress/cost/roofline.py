@@ -90,8 +90,8 @@ class Roofline:
         bandwidth = target.facts.get("memory_bandwidth_gb_per_s")
         if bandwidth is None or isinstance(bandwidth.value, str) or bandwidth.value <= 0:
             raise TargetError(f"The profile of {target.name!r} has no memory bandwidth, so nothing can be estimated.")
-        self._target = target
-        self._spec = spec
+        self.target = target
+        self.spec = spec
         self._ms_a_byte = 1e-6 / float(bandwidth.value)
         self._launch_ms = spec.launch_overhead_us * 1e-3
         error = target.facts.get(f"{spec.name}.estimate_error_factor")
@@ -127,15 +127,15 @@ class Roofline:
             unit="ms",
             provenance=Provenance.ESTIMATED,
             interval=Interval(low=value / factor, high=value * factor),
-            target=self._target.name,
-            runtime=self._spec.name,
+            target=self.target.name,
+            runtime=self.spec.name,
             fingerprint=f"{error.estimator}, within a factor of {factor:g} ({error.source})",
             details={
                 "estimator": error.estimator,
                 "validated": error.validated,
                 "error_factor": factor,
                 "error_source": error.source,
-                "threads": self._spec.threads,
+                "threads": self.spec.threads,
                 "batch": 1,
                 "layer_ms": {op.name: round(op.ms, 6) for op in operations},
                 **({"streamed_weights_ms": round(streamed, 6)} if streamed else {}),
@@ -172,7 +172,7 @@ class Roofline:
 
     def _streamed_ms(self, operations: Sequence[OperationEstimate]) -> float:
         """Time to bring in weights that do not fit on the chip, once an inference, where the profile says so."""
-        cache, rate = (self._target.facts.get(k) for k in ("weight_cache_mb", "overflow_bandwidth_gb_per_s"))
+        cache, rate = (self.target.facts.get(k) for k in ("weight_cache_mb", "overflow_bandwidth_gb_per_s"))
         if cache is None or rate is None:
             return 0.0
         over = sum(op.weight_bytes for op in operations) - float(cache.value) * 2**20
@@ -271,7 +271,7 @@ class Roofline:
             if capability.supported:
                 found[op.name] = precision
                 continue
-            reason = f"{self._spec.name} on {self._target.name} refuses {precision} for layer {op.name!r}"
+            reason = f"{self.spec.name} on {self.target.name} refuses {precision} for layer {op.name!r}"
             refused = refused or f"{reason}: {capability.reason}."
             if op.name in plan.layers:
                 raise PlanError(f"{reason}: {capability.reason}.")
@@ -285,7 +285,7 @@ class Roofline:
     ) -> NDArray[np.float64]:
         """``(n_operations,)`` how much longer a layer runs because its width is no multiple of the kernel's."""
         multiples = np.array(
-            [self._spec.multiple(precisions.get(op.name, Precision.FP32)) for op in structure.operations], np.float64
+            [self.spec.multiple(precisions.get(op.name, Precision.FP32)) for op in structure.operations], np.float64
         )
         kept = structure.out_channels * np.clip(1.0 - structure.out_rows @ removed, 0.0, 1.0)
         padded = np.ceil(kept / multiples - 1e-9) * multiples
@@ -300,7 +300,7 @@ class Roofline:
         return op.operations * share / (capability.peak_gops * capability.efficiency) * 1e-6
 
     def _capability(self, op: Operation, precision: Precision) -> Capability:
-        return class_capability(self._spec, op.op_type, op.kind, precision)
+        return class_capability(self.spec, op.op_type, op.kind, precision)
 
     def _follow(self, op: Operation, held: Mapping[int, Precision]) -> Precision:
         """Precision of an operation without a weight: as its inputs are, where it has such a kernel."""

@@ -217,5 +217,5 @@ def _estimated(metric: str, graph: ModelGraph, target: Target, spec: RuntimeSpec
         "energy_mj": EnergyEstimate,
         "peak_memory_bytes": MemoryEstimate,
     }
-    model = kinds[metric](Roofline(target, spec), target=target.name, runtime=spec.name)
+    model = kinds[metric](Roofline(target, spec))
     return EstimatedMetric(metric, model=model, graph=graph)

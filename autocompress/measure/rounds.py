@@ -240,8 +240,8 @@ class _Blocks:
 def machine_state() -> Dict[str, Any]:
     """Clock, temperature, throttling, steal time and context switches, as far as the system tells them."""
     state = {"clock_mhz": _clock_mhz(), "temperature_c": _temperature_c()}  # type: Dict[str, Any]
-    throttled = [_number("/sys/devices/system/cpu/cpu%d/thermal_throttle/core_throttle_count" % cpu) for cpu in (0, 1)]
-    state["throttle_count"] = sum(count for count in throttled if count is not None)
+    counter = "/sys/devices/system/cpu/cpu%d/thermal_throttle/core_throttle_count"
+    state["throttle_count"] = sum(_number(counter % cpu) or 0 for cpu in range(os.cpu_count() or 1))
     fields = _read("/proc/stat").partition("\n")[0].split()
     state["steal_ticks"] = int(fields[8]) if len(fields) > 8 and fields[0] == "cpu" else 0
     if resource is not None:

@@ -82,11 +82,14 @@ class FrontKeeper:
         """Whether the trial's figures are the last word: measured again from a fresh process."""
         return final_trial(self._run, trial) is not None
 
-    def finish(self, trials: Sequence[Trial]) -> None:
+    def finish(self, trials: Sequence[Trial]) -> int:
         """Note the last figures of the front's trials, and remove every other artifact.
 
         What these figures no longer put on the front is set aside: another session's constraints may want it, and
         without its figures it would come back by its luckier first reading.
+
+        Returns:
+            How many of them are on the front by these figures.
 
         Raises:
             RunFolderError: they cannot be written.
@@ -100,6 +103,7 @@ class FrontKeeper:
         for trial in trials:
             self._move(trial.number, self._run.front if trial.number in shown else self._run.overtaken)
         self._count()
+        return len(shown)
 
     def _move(self, number: int, place: Path) -> None:
         source, goal = artifact_folder(self._run, number), place / str(number)

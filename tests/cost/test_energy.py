@@ -24,7 +24,7 @@ FP16 = CompressionPlan(layers={"*": LayerPlan(weight_bits=16, activation_bits=16
 
 
 def estimate(graph: ModelGraph, plan: CompressionPlan) -> Measurement:
-    return EnergyEstimate(Roofline(TARGET, SPEC), target="t", runtime="r").estimate(graph, plan)
+    return EnergyEstimate(Roofline(TARGET, SPEC)).estimate(graph, plan)
 
 
 def test_an_uncompressed_network_pays_for_its_float32_products_and_weights(graph: ModelGraph) -> None:

@@ -36,7 +36,7 @@ OP = OperationEstimate(
 
 
 def estimate(graph: ModelGraph, plan: CompressionPlan) -> Measurement:
-    return MemoryEstimate(Roofline(TARGET, SPEC), target="t", runtime="r").estimate(graph, plan)
+    return MemoryEstimate(Roofline(TARGET, SPEC)).estimate(graph, plan)
 
 
 def op(reads: tuple[int, ...], writes: int, read_bytes: float, written_bytes: float) -> OperationEstimate:
