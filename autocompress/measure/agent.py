@@ -184,7 +184,8 @@ class Agent:
         return {}, b""
 
     def _load(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
-        return {"inputs": self._model(request["model"], request).specs()}, b""
+        model = self._model(request["model"], request)
+        return {"inputs": model.specs(), "outputs": model.outputs}, b""
 
     def _run(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
         numpy = _import("numpy")

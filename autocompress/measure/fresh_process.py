@@ -20,7 +20,6 @@ from autocompress.core.errors import (
     AutocompressError,
     CandidateError,
     ModelError,
-    TargetError,
     UnknownNameError,
     UserError,
 )
@@ -31,7 +30,7 @@ from autocompress.measure.kept_timings import about_here, keep_timing, kept_timi
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
 from autocompress.measure.plain_samples import from_plain, to_plain
 from autocompress.measure.store import MeasurementStore
-from autocompress.measure.transports.local import Transport, open_transport
+from autocompress.measure.transports.local import Transport, ask_module, open_transport
 
 RUNTIMES = ("onnxruntime",)
 #: A runtime in a process of its own on an attached device, for the time of one comparison.
@@ -152,12 +151,7 @@ def _measure_pair(
         "sample": to_plain(sample),
     }
     limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
-    output = transport.run_module(__name__, json.dumps(request), timeout_seconds=limit)
-    try:
-        # Only the last line is ours: a library may have printed something of its own.
-        answer = json.loads((output.splitlines() or [""])[-1])
-    except ValueError as error:
-        raise TargetError(f"{__name__} on {transport.url} gave no answer for {str(candidate)!r}.") from error
+    answer = ask_module(transport, __name__, request, timeout_seconds=limit, subject=str(candidate))
     if "error" in answer:
         raise ModelError(f"{str(candidate)!r}: {answer['error']}")
     return keep_timing(store, key, FileTiming.from_dict({**answer, "path": str(candidate)}))

@@ -84,16 +84,16 @@ def model_file_bytes(path: str | PathLike[str]) -> int:
     """Bytes of a model file and of the external data files it names.
 
     Raises:
-        ModelError: there is no such file, or it is not an ONNX model.
+        ModelError: as :func:`model_files`.
     """
     return sum(part.stat().st_size for part in model_files(path))
 
 
 def model_files(path: str | PathLike[str]) -> list[Path]:
-    """A model file and the external data files it names, in order of name.
+    """A model file and the external data files it names.
 
     Raises:
-        ModelError: there is no such file, or it is not an ONNX model.
+        ModelError: one is missing or does not lie beside the model, or it is not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -108,11 +108,12 @@ def model_files(path: str | PathLike[str]) -> list[Path]:
     locations = {
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
-    files = [file, *(file.parent / name for name in sorted(locations))]
-    missing = next((part for part in files if not part.is_file()), None)
-    if missing is not None:
-        raise ModelError(f"{str(file)!r} keeps weights in {missing.name!r}, but there is no such file beside it.")
-    return files
+    for name in sorted(locations):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{str(file)!r} keeps weights in {name!r}, which does not lie beside it.")
+        if not (file.parent / name).is_file():
+            raise ModelError(f"{str(file)!r} keeps weights in {name!r}, but there is no such file beside it.")
+    return [file, *(file.parent / name for name in sorted(locations))]
 
 
 def runtime_title(runtime: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from autocompress.core.measurement import Interval, Measurement, Provenance
 from autocompress.core.protocols import Batch
 from autocompress.measure.latency import now, runtime_title
 from autocompress.measure.plain_samples import from_plain, to_plain
-from autocompress.measure.transports.local import Transport, open_transport
+from autocompress.measure.transports.local import Transport, ask_module, open_transport
 
 REPEATS = 5
 #: Inferences before the peak is read: the first ones make buffers that later ones reuse.
@@ -64,11 +64,7 @@ def peak_memory(
     request = {"path": str(Path(path).resolve()), "threads": threads, "sample": to_plain(sample)}
     answers = []
     for _ in range(repeats):
-        output = device.run_module(__name__, json.dumps(request), timeout_seconds=_SECONDS)
-        try:
-            found: dict[str, Any] = json.loads((output.splitlines() or [""])[-1])
-        except ValueError as error:
-            raise TargetError(f"{__name__} on {device.url} gave no answer for {str(path)!r}.") from error
+        found = ask_module(device, __name__, request, timeout_seconds=_SECONDS, subject=str(path))
         if "error" in found:
             raise CandidateError("memory", str(found["error"]))
         if "unknown" in found:

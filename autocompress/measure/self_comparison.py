@@ -14,12 +14,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from autocompress.core.errors import AutocompressError, CandidateError, ModelError, TargetError, UserError
+from autocompress.core.errors import AutocompressError, CandidateError, ModelError, UserError
 from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Runtime
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.latency import now, runtime_title
-from autocompress.measure.transports.local import Transport, open_transport
+from autocompress.measure.transports.local import Transport, ask_module, open_transport
 
 #: A difference that a user would act on.
 NOTABLE = 0.01
@@ -65,11 +65,7 @@ def compare_with_itself(
     device = open_transport() if transport is None else transport
     request = {"path": str(Path(path).resolve()), "runs": runs, "threads": threads, "policy": asdict(policy)}
     limit = runs * (policy.max_seconds + policy.warmup_seconds) + _START_SECONDS
-    output = device.run_module(__name__, json.dumps(request), timeout_seconds=limit)
-    try:
-        found: dict[str, Any] = json.loads((output.splitlines() or [""])[-1])
-    except ValueError as error:
-        raise TargetError(f"{__name__} on {device.url} gave no answer for {str(path)!r}.") from error
+    found = ask_module(device, __name__, request, timeout_seconds=limit, subject=str(path))
     if "error" in found:
         raise ModelError(f"{str(path)!r}: {found['error']}")
     return {"path": str(path), **found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,17 +13,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from autocompress.core.errors import CandidateError, DataError, ModelError, UserError
+from autocompress.core.errors import CandidateError, ModelError, UserError
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.hardware.host import host_fingerprint
 from autocompress.measure.latency import model_file_bytes
+from autocompress.measure.runtimes.loaded import LoadedModel
 from autocompress.measure.runtimes.session import ORT_ERRORS, create_session, first_line, session_options
-from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs, non_finite, random_sample
+from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs
 from autocompress.measure.timing import compare
-
-#: How many earlier calm levels of a reference are remembered; older ones are forgotten as the machine warms up.
-_CALM_MEMORY = 16
 
 
 class SkeletonGraph(Protocol):
@@ -37,7 +34,7 @@ class SkeletonGraph(Protocol):
         """Bytes of the file that ``save`` would write."""
 
 
-class OrtArtifact:
+class OrtArtifact(LoadedModel):
     """A model that ONNX Runtime has loaded.
 
     Args:
@@ -47,10 +44,11 @@ class OrtArtifact:
     """
 
     def __init__(self, session: ort.InferenceSession, held: Sequence[ort.OrtValue], size: Callable[[], int]) -> None:
+        super().__init__(
+            [TensorSpec.of(argument) for argument in session.get_inputs()],
+            [argument.name for argument in session.get_outputs()],
+        )
         self.session = session
-        self.input_specs = tuple(TensorSpec.of(argument) for argument in session.get_inputs())
-        self.output_names = tuple(argument.name for argument in session.get_outputs())
-        self.calm_levels_ms: deque[float] = deque(maxlen=_CALM_MEMORY)
         self._held = tuple(held)
         self._size = size
         self._size_bytes: int | None = None
@@ -61,51 +59,6 @@ class OrtArtifact:
         if self._size_bytes is None:
             self._size_bytes = self._size()
         return self._size_bytes
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The one batch size that the model takes, or None where it may vary."""
-        sizes = {spec.shape[0] for spec in self.input_specs if spec.shape}
-        return sizes.pop() if len(sizes) == 1 else None
-
-    def run(self, inputs: Batch) -> list[NDArray[Any]]:
-        """Outputs for one batch of any size.
-
-        A model with a fixed batch runs slice by slice; the last slice is filled up with its last sample, whose
-        outputs are dropped.
-
-        Args:
-            inputs: each ``(n, ...)``, in the order of the model's inputs.
-
-        Returns:
-            Outputs in the order of the model's outputs.
-
-        Raises:
-            DataError: an input of the wrong shape, type or number.
-            CandidateError: the model fails while it runs.
-        """
-        fixed = self.fixed_batch
-        arrays = check_inputs(self.input_specs, inputs, any_batch=fixed is not None)
-        if fixed is None or all(len(array) == fixed for array in arrays):
-            return self._run_once(arrays)
-        return self._run_slices(arrays, fixed)
-
-    def check_finite(self, outputs: Sequence[NDArray[Any]]) -> None:
-        """Raise :class:`CandidateError` where an output holds NaN or infinity."""
-        reason = non_finite(self.output_names, outputs)
-        if reason is not None:
-            raise CandidateError("run", reason)
-
-    def sample(self, given: Batch | None = None) -> Batch:
-        """Inputs for timing: the first sample of ``given``, or random but always the same ones.
-
-        Where the model's batch is fixed, the sample is repeated to fill it.
-        """
-        batch = self.fixed_batch or 1
-        if given is None:
-            return random_sample(self.input_specs, batch=batch)
-        first = tuple(np.repeat(np.asarray(value)[:1], batch, axis=0) for value in given)
-        return tuple(check_inputs(self.input_specs, first))
 
     def bound_call(self, sample: Batch) -> Callable[[], None]:
         """One inference of ``sample`` with nothing around it: inputs and outputs are bound beforehand.
@@ -139,20 +92,6 @@ class OrtArtifact:
             return [np.asarray(output) for output in self.session.run(list(self.output_names), feed)]
         except ORT_ERRORS as error:
             raise CandidateError("run", first_line(error)) from error
-
-    def _run_slices(self, arrays: Sequence[NDArray[Any]], size: int) -> list[NDArray[Any]]:
-        samples = {len(array) for array in arrays}
-        if len(samples) != 1 or samples == {0}:
-            raise DataError(f"Inputs must hold equally many samples, at least one, but got {sorted(samples)}.")
-        total = samples.pop()
-        parts: list[list[NDArray[Any]]] = []
-        for start in range(0, total, size):
-            rows = np.minimum(np.arange(start, start + size), total - 1)
-            parts.append(self._run_once([array[rows] for array in arrays]))
-        for name, output in zip(self.output_names, parts[0], strict=True):
-            if output.ndim == 0 or len(output) != size:
-                raise CandidateError("run", f"output {name!r} {output.shape} has no batch axis of {size} to split by")
-        return [np.concatenate(outputs)[:total] for outputs in zip(*parts, strict=True)]
 
 
 class OnnxRuntime:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
@@ -12,16 +11,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from autocompress.core.errors import CandidateError, ModelError, UserError
+from autocompress.core.errors import UserError
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.measure.device import Device, SentModel
-from autocompress.measure.latency import model_file_bytes
+from autocompress.measure.latency import model_file_bytes, model_files
+from autocompress.measure.runtimes.loaded import LoadedModel
 from autocompress.measure.runtimes.session import SPIN_MICROSECONDS
-from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs, non_finite, random_sample
+from autocompress.measure.runtimes.tensors import TensorSpec
 from autocompress.measure.timing import paired_timing
 from autocompress.measure.transports.agent_link import Part
 
@@ -30,7 +29,6 @@ MODEL_NAME = "model.onnx"
 _LOAD_SECONDS = 300.0
 #: Past this a graph goes over from a file, as it would not fit into one protobuf.
 _LARGEST_IN_MEMORY = 1 << 30
-_CALM_MEMORY = 16
 
 
 class SavedGraph(Protocol):
@@ -46,13 +44,14 @@ class SavedGraph(Protocol):
         """Bytes of the file that ``save`` would write."""
 
 
-class RemoteArtifact:
+class RemoteArtifact(LoadedModel):
     """A model that the device has loaded, or loads again after it was lost.
 
     Args:
         runtime: that made it.
         model: its files.
         specs: its inputs.
+        names: of its outputs.
         size: bytes of the file that would ship.
         folder: that goes when this does.
     """
@@ -62,53 +61,18 @@ class RemoteArtifact:
         runtime: RemoteOnnxRuntime,
         model: SentModel,
         specs: Sequence[TensorSpec],
+        names: Sequence[str],
         size: int,
         folder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
+        super().__init__(specs, names)
         self.model = model
-        self.input_specs = tuple(specs)
         self.size_bytes = size
-        self.calm_levels_ms: deque[float] = deque(maxlen=_CALM_MEMORY)
         self._runtime = runtime
         self._folder = folder
 
-    @property
-    def fixed_batch(self) -> int | None:
-        """The one batch size that the model takes, or None where it may vary."""
-        sizes = {spec.shape[0] for spec in self.input_specs if spec.shape}
-        return sizes.pop() if len(sizes) == 1 else None
-
-    def run(self, inputs: Batch) -> list[NDArray[Any]]:
-        """Outputs for one batch, computed on the device; see :meth:`OrtArtifact.run`.
-
-        Raises:
-            DataError: an input of the wrong shape, type or number.
-            CandidateError: the model fails while it runs.
-        """
-        fixed = self.fixed_batch
-        arrays = check_inputs(self.input_specs, inputs, any_batch=fixed is not None)
-        if fixed is None or all(len(array) == fixed for array in arrays):
-            return self._runtime.outputs(self, arrays)
-        total = len(arrays[0])
-        parts = []
-        for start in range(0, total, fixed):
-            rows = np.minimum(np.arange(start, start + fixed), total - 1)
-            parts.append(self._runtime.outputs(self, [array[rows] for array in arrays]))
-        return [np.concatenate(outputs)[:total] for outputs in zip(*parts, strict=True)]
-
-    def check_finite(self, outputs: Sequence[NDArray[Any]]) -> None:
-        """Raise :class:`CandidateError` where an output holds NaN or infinity."""
-        reason = non_finite([f"output {index}" for index in range(len(outputs))], outputs)
-        if reason is not None:
-            raise CandidateError("run", reason)
-
-    def sample(self, given: Batch | None = None) -> Batch:
-        """Inputs for timing, as :meth:`OrtArtifact.sample` makes them."""
-        batch = self.fixed_batch or 1
-        if given is None:
-            return random_sample(self.input_specs, batch=batch)
-        first = tuple(np.repeat(np.asarray(value)[:1], batch, axis=0) for value in given)
-        return tuple(check_inputs(self.input_specs, first))
+    def _run_once(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return self._runtime.outputs(self, arrays)
 
 
 class RemoteOnnxRuntime:
@@ -174,7 +138,7 @@ class RemoteOnnxRuntime:
             timeout_seconds=_LOAD_SECONDS,
         )
         specs = [TensorSpec.told(item["name"], item["type"], item["shape"]) for item in told["inputs"]]
-        return RemoteArtifact(self, model, specs, size, folder)
+        return RemoteArtifact(self, model, specs, told["outputs"], size, folder)
 
     def time(self, candidate: RemoteArtifact, reference: RemoteArtifact, policy: TimingPolicy) -> PairedTiming:
         """Time both on one sample, interleaved, in the agent's process.
@@ -251,8 +215,7 @@ def model_contents(
         return {MODEL_NAME: graph}, len(graph), None
     if isinstance(graph, str | PathLike):
         path = Path(graph)
-        size = model_file_bytes(path)
-        return _files(path), size, None
+        return _files(path), model_file_bytes(path), None
     if graph.size_bytes() <= _LARGEST_IN_MEMORY:
         return {MODEL_NAME: graph.to_bytes()}, graph.size_bytes(), None
     folder = tempfile.TemporaryDirectory(prefix="autocompress-")
@@ -263,14 +226,8 @@ def model_contents(
 
 def _files(path: Path) -> dict[str, Part]:
     """A model file and the data files it names."""
-    model = onnx.load(path, load_external_data=False)
-    names = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
-    contents: dict[str, Part] = {MODEL_NAME: path}
-    for name in sorted(names):
-        if Path(name).is_absolute() or ".." in Path(name).parts or name == MODEL_NAME:
-            raise ModelError(f"{str(path)!r} keeps weights in {name!r}, which does not lie beside it.")
-        contents[name] = path.parent / name
-    return contents
+    model, *data = model_files(path)
+    return {MODEL_NAME: model, **{file.relative_to(path.parent).as_posix(): file for file in data}}
 
 
 def _npz(arrays: Sequence[NDArray[Any]]) -> bytes:

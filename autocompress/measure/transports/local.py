@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from autocompress.core.errors import TargetError
 from autocompress.measure.transports.agent_bundle import agent_bundle
@@ -31,6 +32,30 @@ class Transport(Protocol):
         Raises:
             TargetError: it fails or takes too long.
         """
+
+
+def ask_module(
+    transport: Transport, module: str, request: Mapping[str, Any], *, timeout_seconds: float, subject: str
+) -> dict[str, Any]:
+    """Send a module one request of JSON values and read its answer: the last line of what it prints.
+
+    Args:
+        transport: runs it.
+        module: answers on standard output.
+        request: for its standard input.
+        timeout_seconds: for all of it.
+        subject: what it is asked about, for the message where it gives no answer.
+
+    Raises:
+        TargetError: it fails, takes too long or answers nothing that is JSON.
+    """
+    output = transport.run_module(module, json.dumps(request), timeout_seconds=timeout_seconds)
+    try:
+        # Only the last line is ours: a library may have printed something of its own.
+        found: dict[str, Any] = json.loads((output.splitlines() or [""])[-1])
+    except ValueError as error:
+        raise TargetError(f"{module} on {transport.url} gave no answer for {subject!r}.") from error
+    return found
 
 
 class LocalTransport:
