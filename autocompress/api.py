@@ -453,6 +453,7 @@ def predict(
         UserError: the model, plan, target or runtime is wrong, prices of a target that is not attached are asked for,
             or the time was too short to measure them.
     """
+    from autocompress.compress.apply import Compressor
     from autocompress.compress.outline import file_bytes, outline
     from autocompress.core.plan import CompressionPlan
     from autocompress.cost.roofline import Roofline
@@ -463,7 +464,8 @@ def predict(
     roofline = Roofline(place.target, place.spec)
     # Refused by the uncompressed layers' names, as the user knows them.
     roofline.check(graph, plan)
-    shaped, rest = outline(graph, plan)
+    compressor = Compressor(graph)
+    shaped, rest = outline(compressor, plan)
     notes = _unpriced(plan, place.spec.name)
     prices = _prices(place, graph, measure_seconds, seed)
     if prices is None:
@@ -483,7 +485,7 @@ def predict(
         "estimated_latency_interval_ms": _ends(latency),
         "estimated_uncompressed_latency_ms": base.value,
         "estimated_latency_ratio": latency.value / base.value,
-        "estimated_size_bytes": file_bytes(graph, plan),
+        "estimated_size_bytes": file_bytes(compressor, plan),
         "uncompressed_size_bytes": graph.size_bytes(),
         "estimator": latency.fingerprint,
         "threads": place.spec.threads,

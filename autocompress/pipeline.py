@@ -203,7 +203,7 @@ class _Search:
         if not place.measured:
             model = Roofline(place.target, place.spec)
             value = model.estimate(self._graph, CompressionPlan()).value
-            return EstimatedLatency(model=model, graph=self._graph), value
+            return EstimatedLatency(model=model, compressor=self._compressor), value
         baseline = self._timer.build(self._graph)
         if "reference_ms" not in manifest:
             self._observer.on_stage(-1, "uncompressed model", "latency")
@@ -223,7 +223,7 @@ class _Search:
         place = self._place
         scorers = metric_scorers(
             [o.metric for o in self._objectives] + [c.metric for c in constraints],
-            graph=self._graph,
+            compressor=self._compressor,
             target=place.target,
             spec=place.spec,
             timer=self._timer if place.measured else None,

@@ -42,11 +42,11 @@ class ShapeRanges(Calibration):
         return (0.0, 1.0) if value in self._positive else (-1.0, 1.0)
 
 
-def outline(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, CompressionPlan]:
+def outline(compressor: Compressor, plan: CompressionPlan) -> tuple[ModelGraph, CompressionPlan]:
     """A graph in the shapes that a plan gives it, and what of the plan is left to price.
 
     Args:
-        graph: uncompressed.
+        compressor: of the uncompressed graph; it remembers what it made, so a search's own serves several estimates.
         plan: where it has no low-rank factors both come back as they are, as prune ratios and skipped blocks are priced
             without building anything.
 
@@ -58,8 +58,7 @@ def outline(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, Compr
         PlanError: the plan does not fit the graph.
     """
     if not plan.ranks:
-        return graph, plan
-    compressor = Compressor(graph)
+        return compressor.graph, plan
     shape = _without_data(plan)
     thin = compressor.pruned(shape)
     factors = {name: tuple(item.factors) for name, item in compressor.ranks(shape).items()}
@@ -72,20 +71,19 @@ def outline(graph: ModelGraph, plan: CompressionPlan) -> tuple[ModelGraph, Compr
     return thin, CompressionPlan(layers=layers, calibrator=plan.calibrator)
 
 
-def file_bytes(graph: ModelGraph, plan: CompressionPlan) -> int:
+def file_bytes(compressor: Compressor, plan: CompressionPlan) -> int:
     """Bytes of the file that a plan gives: counted on its graph, which is made without data and never run.
 
     They are those of a file that is calibrated on data, but for ``energy`` ranks where importance reads data: these
     depend on which channels stay. Without data a few bytes of names are less.
 
     Args:
-        graph: uncompressed.
+        compressor: of the uncompressed graph.
         plan: what would be done to it.
 
     Raises:
         PlanError: the plan does not fit the graph.
     """
-    compressor = Compressor(graph)
     shape = _without_data(plan)
     thin = compressor.pruned(shape)
     return compressor.finish(thin, shape, draft=True, calibration=ShapeRanges(thin)).size_bytes()

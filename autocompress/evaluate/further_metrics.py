@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from autocompress.compress.apply import Compressor
 from autocompress.compress.outline import outline
 from autocompress.core.errors import TargetError
 from autocompress.core.measurement import Measurement, Provenance
@@ -47,20 +48,20 @@ class EstimatedMetric:
     Args:
         metric: that the model estimates.
         model: from the uncompressed graph and a plan.
-        graph: the uncompressed graph.
+        compressor: of the uncompressed graph.
     """
 
     provenance = Provenance.ESTIMATED
     early = True
 
-    def __init__(self, metric: str, *, model: CostModel, graph: ModelGraph) -> None:
+    def __init__(self, metric: str, *, model: CostModel, compressor: Compressor) -> None:
         self.metric = metric
         self._model = model
-        self._graph = graph
+        self._compressor = compressor
 
     def score(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """The estimate for ``plan``."""
-        return self._model.estimate(*outline(self._graph, plan))
+        return self._model.estimate(*outline(self._compressor, plan))
 
 
 class MeasuredMemory:
@@ -158,7 +159,7 @@ class MeasuredEnergy:
 def metric_scorers(
     metrics: Sequence[str],
     *,
-    graph: ModelGraph,
+    compressor: Compressor,
     target: Target,
     spec: RuntimeSpec,
     timer: Runtime | None,
@@ -169,7 +170,7 @@ def metric_scorers(
 
     Args:
         metrics: of objectives and constraints; others are passed over.
-        graph: the uncompressed graph.
+        compressor: of the uncompressed graph.
         target: the hardware.
         spec: the runtime on it.
         timer: what times models there; None where nothing is attached.
@@ -180,7 +181,7 @@ def metric_scorers(
         TargetError: a metric can neither be measured nor estimated.
     """
     return [
-        _measured(metric, timer, target.name, threads, sample) or _estimated(metric, graph, target, spec)
+        _measured(metric, timer, target.name, threads, sample) or _estimated(metric, compressor, target, spec)
         for metric in FURTHER_METRICS
         if metric in metrics
     ]
@@ -212,10 +213,10 @@ def _measured(
     return None
 
 
-def _estimated(metric: str, graph: ModelGraph, target: Target, spec: RuntimeSpec) -> MetricScorer:
+def _estimated(metric: str, compressor: Compressor, target: Target, spec: RuntimeSpec) -> MetricScorer:
     kinds: dict[str, type[EnergyEstimate] | type[MemoryEstimate]] = {
         "energy_mj": EnergyEstimate,
         "peak_memory_bytes": MemoryEstimate,
     }
     model = kinds[metric](Roofline(target, spec))
-    return EstimatedMetric(metric, model=model, graph=graph)
+    return EstimatedMetric(metric, model=model, compressor=compressor)

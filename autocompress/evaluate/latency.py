@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autocompress.compress.apply import Compressor
 from autocompress.compress.outline import outline
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.plan import CompressionPlan
@@ -63,16 +64,16 @@ class EstimatedLatency:
 
     Args:
         model: estimates latency from the uncompressed graph and a plan.
-        graph: the uncompressed graph.
+        compressor: of the uncompressed graph.
     """
 
-    def __init__(self, *, model: CostModel, graph: ModelGraph) -> None:
+    def __init__(self, *, model: CostModel, compressor: Compressor) -> None:
         self._model = model
-        self._graph = graph
+        self._compressor = compressor
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """The estimate for ``plan``."""
-        return self._model.estimate(*outline(self._graph, plan))
+        return self._model.estimate(*outline(self._compressor, plan))
 
     def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
         """The same estimate: healing does not change it."""

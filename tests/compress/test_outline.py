@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.compress.apply import compress
+from autocompress.compress.apply import Compressor, compress
 from autocompress.compress.outline import file_bytes, outline
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
@@ -52,12 +52,12 @@ def test_predicted_bytes_are_those_of_the_file(net: ModelGraph, kind: str, ratio
         [np.random.default_rng(0).normal(size=(8, 3, *net.input_specs[0].shape[2:])).astype(np.float32)]
     )
     compress(net, plan, dataset=data).save(tmp_path / "model.onnx")
-    assert file_bytes(net, plan) == pytest.approx((tmp_path / "model.onnx").stat().st_size, rel=0.002)
+    assert file_bytes(Compressor(net), plan) == pytest.approx((tmp_path / "model.onnx").stat().st_size, rel=0.002)
 
 
 def test_factors_have_the_precision_of_their_layer(net: ModelGraph) -> None:
     plan = CompressionPlan(layers={"*": LayerPlan(rank=RankPlan(ratio=0.25), **INT8)}, prune={"*": 0.5})
-    shaped, rest = outline(net, plan)
+    shaped, rest = outline(Compressor(net), plan)
     assert not rest.ranks
     assert not rest.prune
     assert shaped.macs() < net.macs()
@@ -67,4 +67,4 @@ def test_factors_have_the_precision_of_their_layer(net: ModelGraph) -> None:
 
 def test_a_plan_without_ranks_needs_no_other_graph(net: ModelGraph) -> None:
     plan = CompressionPlan(prune={"*": 0.5})
-    assert outline(net, plan) == (net, plan)
+    assert outline(Compressor(net), plan) == (net, plan)

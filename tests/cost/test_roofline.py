@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from autocompress.compress.apply import Compressor
 from autocompress.compress.outline import outline
 from autocompress.core.errors import PlanError, TargetError
 from autocompress.core.measurement import Provenance
@@ -155,6 +156,6 @@ def test_factors_are_priced_as_the_layers_that_they_are(graph: ModelGraph) -> No
     plan = CompressionPlan(layers={"conv2": LayerPlan(rank=RankPlan(ratio=0.25, method="tucker2"))})
     with pytest.raises(PlanError, match="'conv2' has a rank"):
         estimate(graph, plan)
-    shaped, rest = outline(graph, plan)
+    shaped, rest = outline(Compressor(graph), plan)
     assert estimate(shaped, rest) == pytest.approx(2 * shaped.macs() / 0.5e9 * 1e3, rel=1e-3)
     assert shaped.macs() < graph.macs()

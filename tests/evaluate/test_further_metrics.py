@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autocompress.compress.apply import Compressor
 from autocompress.core.errors import TargetError
 from autocompress.core.measurement import Provenance
 from autocompress.core.plan import CompressionPlan, LayerPlan
@@ -51,7 +52,9 @@ def scorers() -> Callable[..., list[MetricScorer]]:
     def make(*metrics: str, timer: OnnxRuntime | None = None) -> list[MetricScorer]:
         target: Target = load_target("jetson-nano")
         spec: RuntimeSpec = target.runtime()
-        return metric_scorers(metrics, graph=linear(4), target=target, spec=spec, timer=timer, threads=1, sample=SAMPLE)
+        return metric_scorers(
+            metrics, compressor=Compressor(linear(4)), target=target, spec=spec, timer=timer, threads=1, sample=SAMPLE
+        )
 
     return make
 

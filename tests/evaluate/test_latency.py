@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_a_real_graph_is_timed_against_a_real_baseline() -> None:
 
 def test_an_estimate_is_made_from_the_uncompressed_graph_and_the_plan() -> None:
     model = TableModel()
-    latency = EstimatedLatency(model=model, graph="whole")  # type: ignore[arg-type]
+    latency = EstimatedLatency(model=model, compressor=SimpleNamespace(graph="whole"))  # type: ignore[arg-type]
     found = latency.screen("draft", PLAN)  # type: ignore[arg-type]
     assert model.asked == [("whole", PLAN)]
     assert found.provenance is Provenance.ESTIMATED
@@ -139,7 +140,7 @@ def test_an_estimate_is_made_from_the_uncompressed_graph_and_the_plan() -> None:
 
 def test_healing_does_not_change_an_estimate() -> None:
     model = TableModel()
-    latency = EstimatedLatency(model=model, graph="whole")  # type: ignore[arg-type]
+    latency = EstimatedLatency(model=model, compressor=SimpleNamespace(graph="whole"))  # type: ignore[arg-type]
     screened = latency.screen("draft", PLAN)  # type: ignore[arg-type]
     assert latency.confirm("final", PLAN, screened) is screened  # type: ignore[arg-type]
     assert len(model.asked) == 1
