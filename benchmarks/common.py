@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.measure.timing import median_interval
+
 Times = dict[str, NDArray[np.float64]]
 
 
@@ -52,11 +54,10 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int
     return watch.times()
 
 
-def interval(values: NDArray[np.float64], draws: int = 2000) -> tuple[float, float, float]:
-    """Median, and its 95% interval by bootstrap."""
-    picks = np.random.default_rng(0).integers(0, len(values), (draws, len(values)))
-    low, high = np.percentile(np.median(values[picks], axis=1), (2.5, 97.5))
-    return float(np.median(values)), float(low), float(high)
+def interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Median and its 95% interval."""
+    found = median_interval(values)
+    return float(np.median(values)), found.low, found.high
 
 
 def ratio(times: NDArray[np.float64], reference: NDArray[np.float64]) -> str:

@@ -12,8 +12,8 @@ from autocompress.core.protocols import Artifact, CostModel, Runtime
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.latency import latency_measurement
 
-SCREEN = TimingPolicy(block_ms=20.0, half_width=0.03, max_seconds=0.5, min_blocks=6, warmup_seconds=0.05)
-CONFIRM = TimingPolicy(block_ms=60.0, half_width=0.015, max_seconds=1.5, min_blocks=6, warmup_seconds=0.1)
+SCREEN = TimingPolicy(block_ms=32.0, half_width=0.03, max_seconds=0.5, min_blocks=6, warmup_seconds=0.05)
+CONFIRM = TimingPolicy(block_ms=80.0, half_width=0.015, max_seconds=1.5, min_blocks=6, warmup_seconds=0.1)
 
 
 class MeasuredLatency:

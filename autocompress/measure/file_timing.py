@@ -16,12 +16,12 @@ class FileTiming:
     Args:
         path: as given.
         median_ms: median of the calm rounds, milliseconds an inference.
-        interval: bootstrap interval of that median.
+        interval: interval of that median.
         samples: milliseconds an inference, one a round.
         reference_samples: likewise of the first file, same rounds.
         kept: which rounds were calm and count.
         ratio: to the first file; that one's own entry is timed against itself and shows the noise.
-        ratio_interval: bootstrap interval of the ratio.
+        ratio_interval: interval of the ratio.
         size_bytes: of the file and its data files.
         provenance: always measured.
         runtime: name, version and provider.

@@ -12,8 +12,8 @@ This file is also what times on a board: Python 3.6 or newer, the standard libra
 * The result is the median of the calm blocks' log-ratios. Its interval is that of order statistics: exact for any
   distribution (binomial), interpolated between ranks (Hettmansperger and Sheather 1986). It is widened by
   ``sqrt((1 + r) / (1 - r))`` where blocks in a row are alike, ``r`` their lag-1 autocorrelation (Bayley and Hammersley
-  1946), and computed at half the error allowed: comparing stops when the interval is narrow, and looking several times
-  costs coverage (``experiments/timing`` shows by how much).
+  1946), and computed at half the error allowed: comparing stops when the interval is narrow, and looking after every
+  block costs coverage (``experiments/timing`` shows by how much).
 """
 
 import gc
@@ -35,8 +35,6 @@ Clock = Callable[[], float]
 CALM_QUANTILE = 0.2
 #: Below this many calm blocks an order-statistic interval does not reach 95%; the extremes of single turns stand in.
 FEWEST_FOR_INTERVAL = 6
-#: After a look at the interval, the next comes when there are this many times as many calm blocks.
-LOOK_AGAIN = 1.25
 _TIGHTEST, _SPREADS = 0.02, 3.0
 _LOWEST_QUANTILE = 0.05
 _WARM_DRIFT = 0.01
@@ -156,7 +154,6 @@ class _Blocks:
         self.reference = []  # type: List[Tuple[float, float]]
         self.level = self.tolerance = 0.0
         self._calls = []  # type: List[Sequence[List[float]]]
-        self._next_look = max(int(policy["min_blocks"]), FEWEST_FOR_INTERVAL)
 
     def add(self, turns: Sequence[List[float]]) -> None:
         """Take note of one block: the sorted milliseconds of the calls of its four turns."""
@@ -213,8 +210,7 @@ class _Blocks:
     def stop_reason(self, seconds: float) -> str:
         """Why comparing ends now; an empty text where it goes on."""
         calm = self.calm()
-        if sum(calm) >= self._next_look and self.candidate_steady(calm):
-            self._next_look = max(sum(calm) + 1, math.ceil(sum(calm) * LOOK_AGAIN))
+        if sum(calm) >= max(self.policy["min_blocks"], FEWEST_FOR_INTERVAL) and self.candidate_steady(calm):
             ratio, low, high = self.estimate(calm)
             if (high - low) / 2.0 <= self.policy["half_width"] * ratio:
                 return "interval"

@@ -29,7 +29,7 @@ from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.measure.rounds import FEWEST_FOR_INTERVAL, LOOK_AGAIN, correlated_interval
+from autocompress.measure.rounds import FEWEST_FOR_INTERVAL, correlated_interval
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.zoo.resnet import resnet20
 
@@ -146,7 +146,7 @@ def _stopped(values: np.ndarray, correlation: float, half_width: float) -> tuple
         low, high = correlated_interval(values[:count].tolist(), 0.975)
         if (high - low) / 2 <= half_width or count == len(values):
             return low <= 0.0 <= high, count
-        count = min(len(values), max(count + 1, math.ceil(count * LOOK_AGAIN)))
+        count += 1
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
