@@ -12,8 +12,9 @@ from autocompress.core.protocols import Artifact, CostModel, Runtime
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.latency import latency_measurement
 
-SCREEN = TimingPolicy(block_ms=32.0, half_width=0.03, max_seconds=0.5, min_blocks=6, warmup_seconds=0.05)
-CONFIRM = TimingPolicy(block_ms=80.0, half_width=0.015, max_seconds=1.5, min_blocks=6, warmup_seconds=0.1)
+# On a calm machine both end much earlier. What a busy one leaves open, the front settles: it is measured again.
+SCREEN = TimingPolicy(block_ms=32.0, half_width=0.03, max_seconds=0.3, min_blocks=6, warmup_seconds=0.05)
+CONFIRM = TimingPolicy(block_ms=80.0, half_width=0.02, max_seconds=0.9, min_blocks=6, warmup_seconds=0.1)
 
 
 class MeasuredLatency:
