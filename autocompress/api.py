@@ -7,11 +7,12 @@ before a function needs it.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.analysis import analyze
-from autocompress.core.errors import PlanError, TargetError, UserError
+from autocompress.core.errors import PlanError, UserError
 from autocompress.measuring import measure, measure_itself
 from autocompress.predicting import predict
 
@@ -183,24 +184,23 @@ def new_target(name: str, *, device: str = "local", out: str | Path = ".") -> Pa
 
     Args:
         name: of the new target.
-        device: only ``local``, this machine.
+        device: ``local``, this machine, or the URL of an attached one.
         out: folder that gets ``<name>.yaml``.
 
     Raises:
-        TargetError: another device.
+        TargetError: the device cannot be reached, or lacks what times models.
         UserError: the name is malformed, or the file is there already or cannot be written.
     """
     from autocompress.hardware.profiles import target_names
-    from autocompress.hardware.writing import write_profile
+    from autocompress.hardware.writing import check_new_profile, write_profile
     from autocompress.loading import load_place
 
-    if device != "local":
-        raise TargetError(
-            f"A profile is made from --device local only, but got {device!r}: run `autocompress targets new` there."
-        )
     if name in target_names():
         raise UserError(f"There is a target {name!r} already: give the new one another name.")
-    return write_profile(load_place("local").target, name, out)
+    # Timing a device takes a while: what can be refused is refused before.
+    check_new_profile(name, out)
+    with closing(load_place("local", device)) as place:
+        return write_profile(place.target, name, out)
 
 
 def compress(
@@ -321,8 +321,15 @@ def compress(
     return result
 
 
-def doctor() -> list[dict[str, Any]]:
-    """Check this machine; one record a check with ``check``, ``ok``, ``found`` and ``advice``."""
+def doctor(device: str = "local") -> list[dict[str, Any]]:
+    """Check a machine; one record a check with ``check``, ``ok``, ``found``, ``advice`` and ``figures``.
+
+    Args:
+        device: ``local``, this machine, or the URL of an attached one.
+
+    Raises:
+        TargetError: the device cannot be reached.
+    """
     from autocompress.checkup import checks
 
-    return checks()
+    return checks(device)

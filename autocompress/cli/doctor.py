@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from autocompress.cli.options import JsonOption
 
 
-def doctor(json: JsonOption = False) -> None:
-    """Check this machine: which precisions are fast, how noisy its timer is, packages, extras, ssh and folders."""
+def doctor(
+    device: Annotated[
+        str, typer.Option(metavar="URL", help="An attached device, ssh://user@host; `local` is this machine.")
+    ] = "local",
+    json: JsonOption = False,
+) -> None:
+    """Check this machine: which precisions are fast, how noisy its timer is, packages, extras, ssh and folders.
+
+    With --device check an attached device: what it is and lacks, which precisions are fast there, noise, clock, heat.
+    """
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows
 
-    checks = api.doctor()
+    checks = api.doctor(device)
     if json:
         echo_json(checks)
         return
@@ -23,4 +35,4 @@ def doctor(json: JsonOption = False) -> None:
         }
         for c in checks
     ]
-    print_rows("Doctor", rows)
+    print_rows("Doctor" if device == "local" else f"Doctor: {device}", rows)

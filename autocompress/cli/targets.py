@@ -24,14 +24,15 @@ def targets(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="URL", help="With `new`: the attached device; `local` is this machine.")
+        str, typer.Option(metavar="URL", help="With `new`: an attached device (ssh://…); `local`: this machine.")
     ] = "local",
     out: Annotated[str, typer.Option(metavar="DIR", help="With `new`: folder of the new profile.")] = ".",
     json: JsonOption = False,
 ) -> None:
     """List the hardware profiles with their validated error, or show one with its facts, sources and capabilities.
 
-    `targets validate rows.csv` compares estimates with published latencies; `targets new NAME` makes a profile.
+    `targets validate rows.csv` compares estimates with published latencies; `targets new NAME` makes a profile of this
+    machine or of an attached one, whose precisions are timed for it.
     """
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows

@@ -142,7 +142,7 @@ def _integer_refusal(probe: Mapping[str, Any]) -> str:
         return ""
     activations = probe.get("activation_type") or "uint8"
     run_on = f"{activations} activations{_run_on(probe)}"
-    return f"measured here: an int8 net takes {float(ratio):.2f}x the time of float32 ({run_on})"
+    return f"measured on it: an int8 net takes {float(ratio):.2f}x the time of float32 ({run_on})"
 
 
 def _half_refusal(probe: Mapping[str, Any]) -> str:
@@ -151,7 +151,7 @@ def _half_refusal(probe: Mapping[str, Any]) -> str:
         return "ONNX Runtime's CPU provider casts float16 to float32 around its kernels (onnxruntime#25824)"
     if float(ratio) < NOT_FASTER:
         return ""
-    return f"measured here: a float16 net takes {float(ratio):.2f}x the time of float32{_run_on(probe)}"
+    return f"measured on it: a float16 net takes {float(ratio):.2f}x the time of float32{_run_on(probe)}"
 
 
 def _run_on(probe: Mapping[str, Any]) -> str:
@@ -161,4 +161,4 @@ def _run_on(probe: Mapping[str, Any]) -> str:
 
 
 def _measured_remark(ratio: float | None) -> str:
-    return f"measured here: {float(ratio):.2f}x the time of float32" if ratio else ""
+    return f"measured on it: {float(ratio):.2f}x the time of float32" if ratio else ""

@@ -204,7 +204,7 @@ def local_target(probe: Mapping[str, Any] | None = None, host: HostFacts | None 
         facts["clock_ghz"] = Fact(value=host.clock_ghz, unit="GHz", source=read)
     notes = []
     if probe:
-        measured = f"measured here with ONNX Runtime {probe.get('version', '')}".rstrip()
+        measured = f"measured on it with ONNX Runtime {probe.get('version', '')}".rstrip()
         for key, unit in (("int8_ratio", "1"), ("fp16_ratio", "1"), ("activation_type", "")):
             if probe.get(key) is not None:
                 facts[f"onnxruntime.{key}"] = Fact(value=probe[key], unit=unit, source=measured)

@@ -26,16 +26,28 @@ def write_profile(target: Target, name: str, folder: str | Path) -> Path:
     Raises:
         UserError: the name is malformed, the file is there already or cannot be written.
     """
-    if not _NAME.match(name):
-        raise UserError(f"A target's name is lower case letters and digits joined by hyphens, but got {name!r}.")
-    path = Path(folder) / f"{name}.yaml"
-    if path.exists():
-        raise UserError(f"{str(path)!r} is there already: give another name or folder.")
+    path = check_new_profile(name, folder)
     text = yaml.safe_dump(profile_data(target, name), sort_keys=False, allow_unicode=True, width=120)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
+    return path
+
+
+def check_new_profile(name: str, folder: str | Path) -> Path:
+    """The path of a new profile.
+
+    Raises:
+        UserError: as :func:`write_profile`, as far as it is known before anything is written.
+    """
+    if not _NAME.match(name):
+        raise UserError(f"A target's name is lower case letters and digits joined by hyphens, but got {name!r}.")
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder {str(folder)!r} to write {name}.yaml to.")
+    path = Path(folder) / f"{name}.yaml"
+    if path.exists():
+        raise UserError(f"{str(path)!r} is there already: give another name or folder.")
     return path
 
 

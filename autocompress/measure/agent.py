@@ -174,7 +174,8 @@ class Agent:
         self._say({"event": "waiting", "seconds": round(seconds, 1), "holder": holder})
 
     def _hello(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
-        return {"facts": agent_facts.facts(), "versions": agent_facts.versions(), "pid": os.getpid()}, b""
+        told = {"facts": agent_facts.facts(), "versions": agent_facts.versions(), "pid": os.getpid()}
+        return dict(told, cpus=os.cpu_count() or 1, **self._store.space()), b""
 
     def _has(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
         return {"missing": [digest for digest in request["models"] if not self._store.has(digest)]}, b""

@@ -67,8 +67,10 @@ def versions() -> Dict[str, Optional[str]]:
 
 
 def sensors() -> Dict[str, Any]:
-    """Clocks in MHz, temperatures in degrees Celsius, throttling and power, as far as the board tells them."""
+    """Load, clocks in MHz, temperatures in degrees Celsius, throttling and power, as far as the board tells them."""
     found = {}  # type: Dict[str, Any]
+    if hasattr(os, "getloadavg"):
+        found["load"] = os.getloadavg()[0]
     clocks = [_number("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq" % cpu) for cpu in range(64)]
     if any(clocks):
         found["clocks_mhz"] = [round(clock / 1e3) for clock in clocks if clock is not None]

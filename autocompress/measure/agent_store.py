@@ -55,6 +55,10 @@ class Store:
         os.utime(path)
         return path
 
+    def space(self) -> Dict[str, Any]:
+        """Where models lie and how many bytes are free there."""
+        return {"folder": self.folder, "free_bytes": shutil.disk_usage(self.folder).free}
+
     def has(self, digest: str) -> bool:
         """Whether a model is here."""
         try:

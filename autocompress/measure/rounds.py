@@ -239,7 +239,7 @@ def machine_state() -> Dict[str, Any]:
     counter = "/sys/devices/system/cpu/cpu%d/thermal_throttle/core_throttle_count"
     state["throttle_count"] = sum(_number(counter % cpu) or 0 for cpu in range(os.cpu_count() or 1))
     fields = _read("/proc/stat").partition("\n")[0].split()
-    state["steal_ticks"] = int(fields[8]) if len(fields) > 8 and fields[0] == "cpu" else 0
+    state["steal_ticks"] = int(fields[8]) if len(fields) > 8 and fields[0] == "cpu" else None
     if resource is not None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         state["context_switches"] = [usage.ru_nvcsw, usage.ru_nivcsw]
@@ -250,11 +250,12 @@ def machine_state() -> Dict[str, Any]:
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Dict[str, Any]:
     """What changed between two states; clock and temperature at both ends."""
     old, new = before.get("context_switches"), after.get("context_switches")
+    stolen = before["steal_ticks"], after["steal_ticks"]
     return {
         "clock_mhz": [before["clock_mhz"], after["clock_mhz"]],
         "temperature_c": [before["temperature_c"], after["temperature_c"]],
         "throttled": after["throttle_count"] - before["throttle_count"],
-        "steal_ticks": after["steal_ticks"] - before["steal_ticks"],
+        "steal_ticks": None if None in stolen else stolen[1] - stolen[0],
         "context_switches": None if old is None or new is None else [b - a for a, b in zip(old, new)],
         "load": after["load"],
     }

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from autocompress.cli.app import run
+from autocompress.hardware.host import host_facts
+from autocompress.hardware.profiles import read_profile
 
 NETS = """
 import torch
@@ -92,9 +94,27 @@ def test_new_makes_a_profile_of_this_machine(capsys: pytest.CaptureFixture[str],
     assert path.read_text().startswith("name: my-board")
 
 
-def test_new_refuses_a_device_it_cannot_profile(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run(["targets", "new", "my-board", "--device", "ssh://pi@board", "--out", str(tmp_path)]) == 2
-    assert "'ssh://pi@board'" in capsys.readouterr().err
+def test_new_makes_a_profile_of_an_attached_device(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ssh_server: Any
+) -> None:
+    found = _json(capsys, "targets", "new", "my-board", "--device", ssh_server.url, "--out", str(tmp_path))
+    profile = read_profile(Path(found["profile"]))
+    here = host_facts()
+    assert (profile.facts["cpu"].value, profile.facts["cores"].value) == (here.cpu, here.cores)
+    assert profile.facts["onnxruntime.fp32.peak_gops"].source.startswith("measured on it with ONNX Runtime ")
+    assert "this machine" not in profile.title
+
+
+@pytest.mark.parametrize(("name", "out"), [("My Board", "."), ("my-board", "nowhere"), ("jetson-nano", ".")])
+def test_new_refuses_before_it_asks_a_device(capsys: pytest.CaptureFixture[str], name: str, out: str) -> None:
+    assert run(["targets", "new", name, "--device", "ssh://nobody@nowhere.invalid", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.invalid" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_doctor_refuses_what_is_no_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--device", "board"]) == 2
+    assert "Unknown device 'board'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["validate"], ["new"], ["jetson-nano", "more"]])

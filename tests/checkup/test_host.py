@@ -1,4 +1,4 @@
-"""What a machine is fit for."""
+"""What this machine is fit for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from autocompress import checkup
-from autocompress.checkup import EXTRAS, Check, checks
+from autocompress.checkup import checks, host
+from autocompress.checkup.check import Check, guarded
+from autocompress.checkup.host import EXTRAS
+from autocompress.checkup.machine import NOISE_RUNS
 from autocompress.measure.cache import CACHE_VARIABLE
 from autocompress.measure.store import FILE_NAME, MeasurementStore
 
@@ -38,7 +40,7 @@ def test_every_precision_was_timed(found: dict[str, dict[str, Any]]) -> None:
 
 def test_the_timers_noise_is_told_in_figures(found: dict[str, dict[str, Any]]) -> None:
     figures = found["timer"]["figures"]
-    assert figures["runs"] == checkup.NOISE_RUNS
+    assert figures["runs"] == NOISE_RUNS
     assert 0 <= figures["false_alarm_share"] <= 1 and figures["median_half_width"] > 0
     assert 0 < figures["kept_share"] <= 1 and "calm" in found["timer"]["found"]
 
@@ -51,14 +53,14 @@ def test_each_extra_says_how_to_get_it(found: dict[str, dict[str, Any]]) -> None
 
 
 def test_the_project_file_has_every_extra() -> None:
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert all(f"\n{extra} = [" in text and name in text for extra, (name, _) in EXTRAS.items())
 
 
 def test_the_cache_folder_is_told_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     MeasurementStore().write({"a": 1}, {})
-    (check,) = [c for c in checkup._folders() if c.check == "cache folder"]
+    (check,) = [c for c in host._folders() if c.check == "cache folder"]
     assert check.ok and check.figures["measurements"] == 1 and check.figures["bytes"] > 0
     assert str(tmp_path) in check.found
 
@@ -66,7 +68,7 @@ def test_the_cache_folder_is_told_with_its_size(tmp_path: Path, monkeypatch: pyt
 def test_a_damaged_cache_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 100)
-    (check,) = [c for c in checkup._folders() if c.check == "cache folder"]
+    (check,) = [c for c in host._folders() if c.check == "cache folder"]
     assert not check.ok and "set aside" in check.found
 
 
@@ -76,7 +78,7 @@ def test_free_space_is_told(found: dict[str, dict[str, Any]]) -> None:
 
 def test_without_an_ssh_client_boards_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (check,) = checkup._ssh()
+    (check,) = host._ssh()
     assert not check.ok and "openssh-client" in check.advice
 
 
@@ -85,7 +87,7 @@ def test_a_check_that_fails_is_a_finding() -> None:
         yield Check(check="first", found="fine")
         raise ValueError("of all things\nand more")
 
-    first, second = checkup._guarded(broken)
+    first, second = guarded(broken)
     assert first.ok and not second.ok
     assert (second.check, second.found) == ("broken", "ValueError: of all things")
 
