@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
 from autocompress.core.layer_rules import STORED_BITS
 from autocompress.core.plan import LayerPlan
+from autocompress.graph.codes import packed_codes
 from autocompress.graph.layers import layer_names
 from autocompress.graph.model_graph import ModelGraph
 
@@ -65,12 +65,12 @@ def use_matmul_nbits(node: ir.Node, editor: Editor, grouped: GroupedWeight, plan
     codes = (grouped.codes.astype(np.int16) + half).astype(np.uint8)
     inputs: list[ir.Value | None] = [
         node.inputs[0],
-        editor.array(packed_bytes(codes, bits), f"{name}_q{bits}"),
+        editor.array(packed_codes(codes, bits), f"{name}_q{bits}"),
         editor.array(grouped.scale, f"{name}_scale"),
     ]
     if grouped.zero is not None:
         zeros = (grouped.zero.astype(np.int16) + half).astype(np.uint8)
-        inputs.append(editor.array(packed_bytes(zeros, bits), f"{name}_zero"))
+        inputs.append(editor.array(packed_codes(zeros, bits), f"{name}_zero"))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         inputs += [None] * (5 - len(inputs)) + [bias]
@@ -86,16 +86,6 @@ def use_matmul_nbits(node: ir.Node, editor: Editor, grouped: GroupedWeight, plan
         node, "MatMulNBits", inputs, f"{node.name}_nbits", ir.DataType.FLOAT, attributes=attributes, domain=DOMAIN
     )
     editor.supplant(node, made)
-
-
-def packed_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes along the last axis in bytes, the first in the lowest bits; what does not fill a byte is filled with 0."""
-    if bits == 8:
-        return codes
-    each = 8 // bits
-    filled = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % each)])
-    parts = filled.reshape(*codes.shape[:-1], -1, each) << (np.arange(each, dtype=np.uint8) * np.uint8(bits))
-    return np.asarray(np.bitwise_or.reduce(parts, axis=-1), np.uint8)
 
 
 def _refused_gemm(node: ir.Node, channels: int | ir.SymbolicDim) -> str | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from autocompress.compress.edit import Editor
 from autocompress.compress.packed import packed_tensor
 from autocompress.core.layer_rules import STORED_BITS
+from autocompress.graph.codes import packed_codes
 
 #: Bits to the bits of the low and of the high plane.
 _PLANES = {3: (1, 2), 6: (4, 2)}
@@ -71,10 +72,8 @@ def _plane(
     each = 8 // bits
     # Up until nothing stands above the number, then down until nothing stands below it.
     up = ((each - 1 - np.arange(each)) * bits).astype(np.uint8)
-    lowest_first = codes.reshape(-1, each) << (np.arange(each) * bits).astype(np.uint8)
-    content = np.bitwise_or.reduce(lowest_first, axis=1).astype(np.uint8)[:, None]
     byte = ir.DataType.UINT8
-    value = editor.array(content, stem)
+    value = editor.array(packed_codes(codes.reshape(-1, each), bits), stem)
     for shift, direction in ((up, "LEFT"), (np.array(8 - bits, np.uint8), "RIGHT")):
         way = {"direction": ir.AttrString("direction", direction)}
         value = editor.before(node, "BitShift", [value, _shared(editor, shift)], f"{stem}_b", byte, attributes=way)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.core.errors import ModelError, UnknownNameError
+from autocompress.graph.codes import integers_of
 from autocompress.graph.operator_node import Function, OperatorNode
 from autocompress.graph.operators import DOMAINS, SCALARS_ARE_SETTINGS, TAKES_MODE, TRAINABLE, build_function
-from autocompress.graph.operators_quantized import integer_outputs, integers_of, keeps_codes
-from autocompress.graph.stored_weights import HalfWeight, Stored, stored_weights
+from autocompress.graph.operators_quantized import integer_outputs, keeps_codes
+from autocompress.graph.plane_weights import PlaneWeights
+from autocompress.graph.stored_weights import HalfWeight, IntegerWeight, Stored, masked_weights, stored_weights
 
 if TYPE_CHECKING:
     from autocompress.graph.model_graph import ModelGraph
@@ -49,17 +51,22 @@ class GraphModule(nn.Module):
     Integers run as floats that hold integers (fake quantization): QuantizeLinear rounds half to even with
     straight-through gradients. A weight that the graph stores in integers or half floats is a float32 parameter of what
     they stand for, and is rounded to its grid at every use (:mod:`autocompress.graph.stored_weights`); scales and zero
-    points stay. Where codes are places in a table, the table is the parameter.
+    points stay. Where codes are places in a table, the table is the parameter. A weight in two planes of bits is one
+    parameter, under the name of the value that they are joined to.
 
     Args:
         graph: what to run; every operator must be in :data:`~autocompress.graph.operators.OPERATORS`.
         channels_last: keep images and their weights in the channels-last memory format.
+        masks: float32 weight to where it may be other than zero; the rest stays zero, whatever trains it.
 
     Raises:
-        ModelError: an operator that torch cannot run here; the message names it and its node.
+        ModelError: an operator that torch cannot run here, named with its node, or a mask of another shape.
+        UnknownNameError: a mask of what is no float32 initializer.
     """
 
-    def __init__(self, graph: ModelGraph, *, channels_last: bool = False) -> None:
+    def __init__(
+        self, graph: ModelGraph, *, channels_last: bool = False, masks: Mapping[str, NDArray[np.bool_]] | None = None
+    ) -> None:
         super().__init__()
         self.channels_last = channels_last
         #: Share of BatchNormalization's running statistics that a training batch replaces; None as the graph says.
@@ -67,12 +74,17 @@ class GraphModule(nn.Module):
         self.input_names = tuple(graph.input_names)
         self.output_names = tuple(graph.output_names)
         nodes, constants = _read(graph.model.graph, graph.initializers)
-        self._stored, self._frozen = stored_weights(nodes, graph.initializers, self.output_names)
+        self._planes = PlaneWeights(nodes, graph.initializers)
+        nodes = self._planes.without_joins(nodes)
+        initializers = {**graph.initializers, **self._planes.codes}
+        constants |= self._planes.codes
+        self._stored, self._frozen = stored_weights(nodes, initializers, self.output_names)
+        self._stored |= masked_weights(initializers, masks or {})
         functions, codes = _functions(nodes, self._stored)
         slots: dict[str, int] = {name: i + 1 for i, name in enumerate(self.input_names)}
         self._keys: dict[str, str] = {}
         self._loads: list[tuple[int, str, Stored | None]] = []
-        self._register(graph.initializers, constants, [node for node, _ in nodes], slots)
+        self._register(initializers, constants, [node for node, _ in nodes], slots)
         self._program = _compile(nodes, functions, slots, self.output_names)
         self._outputs = tuple((slots[name], codes.get(name)) for name in self.output_names)
         self._n_slots = len(slots) + 1
@@ -170,7 +182,7 @@ class GraphModule(nn.Module):
         for name, value in self.named_initializers().items():
             stored = self._stored.get(name)
             found[name] = np.array(value.detach().cpu().numpy()) if stored is None else stored.write(value)
-        return found
+        return self._planes.split(found)
 
     def batch_norms(self) -> Iterator[tuple[str, str]]:
         """Names of the running mean and variance of each BatchNormalization, in order."""
@@ -240,7 +252,7 @@ def _functions(
     nodes: list[tuple[OperatorNode, tuple[str, ...]]], stored: Mapping[str, Stored]
 ) -> tuple[list[Function], dict[str, torch.dtype]]:
     """The function of each node, and values that are floats holding integers of a type."""
-    codes = {name: torch.int32 for name, kept in stored.items() if not isinstance(kept, HalfWeight)}
+    codes = {name: torch.int32 for name, kept in stored.items() if isinstance(kept, IntegerWeight)}
     functions: list[Function] = []
     for node, names in nodes:
         if keeps_codes(node) and node.inputs[0] in codes:

@@ -294,18 +294,23 @@ class ModelGraph:
         """Digest of structure and weights, the same in every process."""
         return serializing.digest(*self._skeleton)
 
-    def to_torch(self) -> nn.Module:
+    def to_torch(self, *, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> nn.Module:
         """A torch module whose forward is this graph; its parameters are the initializers, be they floats or integers.
 
         Integers are trained as floats that fall onto the stored grid at every use; see
         :class:`~autocompress.graph.executor.GraphModule`.
 
+        Args:
+            masks: float32 weight to where it may be other than zero, as
+                :func:`~autocompress.compress.sparsify.sparsity_masks` gives them; the rest stays zero in training.
+
         Raises:
-            ModelError: an operator that the executor does not know.
+            ModelError: an operator that the executor does not know, or a mask of another shape.
+            UnknownNameError: a mask of what is no float32 initializer.
         """
         from autocompress.graph.executor import GraphModule
 
-        return GraphModule(self)
+        return GraphModule(self, masks=masks)
 
     def with_weights(self, module: nn.Module) -> ModelGraph:
         """A copy with the weights of a module that :meth:`to_torch` made, each stored as this graph stores it.

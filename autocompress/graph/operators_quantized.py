@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from autocompress.graph.codes import unpacked_codes
 from autocompress.graph.operator_node import Function, OperatorNode
 from autocompress.graph.operators_spatial import conv
 
@@ -39,31 +39,6 @@ def round_through(x: Tensor) -> Tensor:
     The sum is exact, as both parts are multiples of the last bit of ``x``.
     """
     return x + (torch.round(x) - x).detach()
-
-
-def integers_of(array: NDArray[Any]) -> NDArray[Any]:
-    """4- and 2-bit integers as 8-bit ones; all else as it is."""
-    name = array.dtype.name
-    if name in ("int4", "int2"):
-        return array.astype(np.int8)
-    return array.astype(np.uint8) if name in ("uint4", "uint2") else array
-
-
-def unpacked_codes(array: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes along the last axis from bytes that hold the first in their lowest bits."""
-    if bits == 8:
-        return array
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((array[..., None] >> shifts) & np.uint8(2**bits - 1)).reshape(*array.shape[:-1], -1)
-
-
-def packed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Bytes of codes along the last axis, whose count fills whole bytes."""
-    if bits == 8:
-        return codes
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = codes.reshape(*codes.shape[:-1], -1, len(shifts)) << shifts
-    return np.asarray(np.bitwise_or.reduce(parts, axis=-1), np.uint8)
 
 
 def beside(part: Any, node: OperatorNode, shape: Any) -> Any:

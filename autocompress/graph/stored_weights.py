@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autocompress.core.errors import ModelError, UnknownNameError
+from autocompress.graph.codes import integers_of, packed_codes, unpacked_codes
 from autocompress.graph.operator_node import OperatorNode
-from autocompress.graph.operators_quantized import beside, integers_of, packed_codes, round_through, unpacked_codes
+from autocompress.graph.operators_quantized import beside, round_through
 
 _HALVES = {np.dtype(np.float16): torch.float16, np.dtype(ml_dtypes.bfloat16): torch.bfloat16}
 #: Bits of integer weights; narrower ones lie in a wider type, and training must not leave them.
@@ -54,6 +56,32 @@ class HalfWeight:
     def write(self, parameter: Tensor) -> NDArray[Any]:
         """Rounded to the stored type."""
         return parameter.detach().cpu().numpy().astype(self.array.dtype)
+
+
+class MaskedWeight:
+    """A float32 initializer of which a part stays zero.
+
+    Args:
+        array: as the graph stores it.
+        mask: where it may be other than zero; of its shape.
+    """
+
+    def __init__(self, array: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        self.array = array
+        self._gone = torch.from_numpy(~np.asarray(mask, np.bool_))
+
+    def start(self) -> Tensor:
+        """What the mask leaves."""
+        return torch.from_numpy(np.array(self.array)).masked_fill(self._gone, 0.0)
+
+    def read(self, parameter: Tensor) -> Tensor:
+        """The same numbers; no gradient reaches what is masked."""
+        self._gone = self._gone.to(parameter.device)
+        return parameter.masked_fill(self._gone, 0.0)
+
+    def write(self, parameter: Tensor) -> NDArray[Any]:
+        """What the mask leaves."""
+        return np.asarray(self.read(parameter.detach()).cpu().numpy())
 
 
 class IntegerWeight:
@@ -110,12 +138,32 @@ def _ends(codes: NDArray[Any], zero: NDArray[np.float32], packed_bits: int | Non
     """First and last code that training may reach: the ends of the fewest bits that hold all codes there are."""
     if codes.dtype.itemsize > 1:
         return -_BIAS_TOP, _BIAS_TOP
+    if codes.dtype.kind == "u" and packed_bits is None and not np.all(zero == 128):
+        return 0.0, float(2 ** next(b for b in _WIDTHS if int(codes.max()) < 2**b) - 1)
     half = 0 if codes.dtype.kind == "i" else 2 ** ((packed_bits or 8) - 1)
     low, high = int(codes.min()) - half, int(codes.max()) - half
     bits = next(b for b in _WIDTHS if -(2 ** (b - 1)) <= low and high < 2 ** (b - 1))
     top = 2 ** (bits - 1) - 1
     symmetric = low >= -top and bool(np.all(zero == half))
     return float(half - top - (0 if symmetric else 1)), float(half + top)
+
+
+def masked_weights(
+    initializers: Mapping[str, NDArray[Any]], masks: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, MaskedWeight]:
+    """The weights that masks are given for.
+
+    Raises:
+        ModelError: a mask of another shape.
+        UnknownNameError: a mask of what is no float32 initializer.
+    """
+    floats = {name: array for name, array in initializers.items() if array.dtype == np.float32}
+    for name, mask in masks.items():
+        if name not in floats:
+            raise UnknownNameError("float32 initializer", name, floats)
+        if mask.shape != floats[name].shape:
+            raise ModelError(f"The mask of {name!r} has shape {mask.shape}, but it has {floats[name].shape}.")
+    return {name: MaskedWeight(floats[name], mask) for name, mask in masks.items()}
 
 
 def stored_weights(

@@ -145,7 +145,7 @@ class Distiller:
             Interrupted: ``should_stop`` said so; the steps of this call are lost.
         """
         features = self._features(pruned, kept or {}) if plan.feature_weight else []
-        module = GraphModule(with_outputs(pruned, [feature.student for feature in features]))
+        module = GraphModule(with_outputs(pruned, [feature.student for feature in features]), masks=masks)
         optimizer = self._make_optimizer(module, plan)
         if state is not None:
             # The optimizer would go on in the very tensors that it is given: the state must serve again.
@@ -155,14 +155,12 @@ class Distiller:
         # One sample has no statistics worth training on.
         module.train(size > 1)
         losses: list[float] = []
-        kept_zero = [(module.initializer(name), torch.from_numpy(~mask)) for name, mask in (masks or {}).items()]
         parts = Parts(self._threads, whole=fixed is not None)
         with parts.running(size):
             for step in range(start_step, start_step + steps):
                 if should_stop is not None and should_stop():
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
                 losses.append(self._step(module, optimizer, plan, step, size, features, parts))
-                _zero(kept_zero)
         # One batch after the other: running statistics are the module's own.
         with Parts(self._threads, whole=True).running(size):
             update_statistics(module, clean_batches(pruned, self._dataset, self._statistics_samples, 64))
@@ -280,13 +278,6 @@ def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware; emulated it would be slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-
-
-@torch.no_grad()
-def _zero(weights: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Set each weight to zero where its mask says so: the optimizer's momentum would move it off."""
-    for weight, gone in weights:
-        weight.masked_fill_(gone, 0.0)
 
 
 def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autocompress.compress.affine import affine_groups
-from autocompress.compress.matmul_nbits import fallbacks, packed_bytes, refused_matmul_nbits
+from autocompress.compress.matmul_nbits import fallbacks, refused_matmul_nbits
 from autocompress.compress.quantize import quantize
 from autocompress.core.layer_rules import BLOCK_SIZES
 from autocompress.core.plan import LayerPlan
@@ -114,11 +112,3 @@ def test_a_batched_weight_falls_back(net: Any) -> None:
     made.node("MatMul", ["x", made.constant("a.weight", made.normal(2, 6, 4))], "y")
     graph = made.graph("y")
     assert refused_matmul_nbits(graph.model.graph[0], blocks(4)) == "MatMulNBits needs a weight of 2 axes"
-
-
-@given(st.lists(st.integers(0, 15), min_size=1, max_size=40))
-def test_bytes_hold_the_first_number_in_their_low_bits(codes: list[int]) -> None:
-    found = packed_bytes(np.array([codes], np.uint8), 4)
-    unpacked = [part for byte in found[0] for part in (byte & 15, byte >> 4)]
-    assert unpacked[: len(codes)] == codes
-    assert not any(unpacked[len(codes) :])

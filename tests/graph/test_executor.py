@@ -123,6 +123,30 @@ def test_trained_weights_go_back_to_the_graph(network: ModelGraph, run_onnx: Run
     assert np.abs(wanted[0] - run_onnx(network, inputs)[0]).max() > 0
 
 
+def test_masked_weights_stay_zero_in_training(network_named: Callable[[str], ModelGraph], noise: Noise) -> None:
+    graph = network_named("vgg")
+    weight = graph.layers()[1].weight
+    mask = np.random.default_rng(0).random(graph.initializers[weight].shape) < 0.5
+    module = graph.to_torch(masks={weight: mask})
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(module, noise(graph, batch=4)).backward()
+        optimizer.step()
+    trained = graph.with_weights(module).initializers[weight]
+    assert not trained[~mask].any()
+    assert (trained[mask] != graph.initializers[weight][mask]).mean() > 0.9
+
+
+def test_a_mask_of_another_shape_or_name_is_refused(network_named: Callable[[str], ModelGraph]) -> None:
+    graph = network_named("vgg")
+    weight = graph.layers()[0].weight
+    with pytest.raises(ModelError, match=rf"The mask of '{weight}' has shape \(2,\)"):
+        graph.to_torch(masks={weight: np.ones(2, np.bool_)})
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        graph.to_torch(masks={weight + "s": np.ones(2, np.bool_)})
+
+
 def test_training_leaves_the_graph_as_it_was(network_named: Callable[[str], ModelGraph]) -> None:
     graph = network_named("vgg")
     before = graph.to_bytes()

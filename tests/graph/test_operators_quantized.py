@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.graph.operators_quantized import packed_codes, round_through, unpacked_codes
+from autocompress.graph.operators_quantized import round_through
 
 Agree = Callable[..., None]
 
@@ -76,15 +76,6 @@ def test_matmul_integer(agree: Agree) -> None:
 def test_conv_integer(agree: Agree) -> None:
     x, w = rng.integers(0, 255, (2, 3, 6, 6)).astype(np.uint8), rng.integers(-9, 9, (4, 3, 3, 3)).astype(np.int8)
     agree("ConvInteger", x, w, np.array(3, np.uint8), pads=[1, 1, 1, 1])
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_bytes_hold_the_first_code_in_their_lowest_bits(bits: int) -> None:
-    codes = rng.integers(0, 2**bits, (3, 2, 16)).astype(np.uint8)
-    packed = packed_codes(codes, bits)
-    assert packed.shape == (3, 2, 16 * bits // 8)
-    assert packed[0, 0, 0] & (2**bits - 1) == codes[0, 0, 0]
-    np.testing.assert_array_equal(unpacked_codes(packed, bits), codes)
 
 
 def test_gradients_stop_where_codes_are_clamped(one_node: Callable[..., tuple]) -> None:  # type: ignore[type-arg]
