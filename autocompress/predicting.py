@@ -108,7 +108,7 @@ def _prices(place: Place, graph: ModelGraph, measure_seconds: float | None, seed
 
     from autocompress.compress.legal import legality
     from autocompress.cost.price_list import FEWEST_PLANS, model_key
-    from autocompress.evaluate.pricing import PricedLatency, measure_prices, store_prices, stored_prices
+    from autocompress.evaluate.pricing import PricedLatency, keep_prices, measure_prices, stored_prices
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
     from autocompress.search.space_builder import build_space, load_template
 
@@ -118,8 +118,7 @@ def _prices(place: Place, graph: ModelGraph, measure_seconds: float | None, seed
         space = build_space(graph, place.spec, load_template("default"), legal=legality(graph))
         rng = np.random.default_rng([seed, len(prices.runs)])
         runs, base_ms = measure_prices(graph, space, runtime, place.spec, budget_seconds=measure_seconds, rng=rng)
-        prices = prices.with_runs(runs, {model: base_ms})
-        store_prices(prices)
+        prices = keep_prices(runtime, runs, {model: base_ms})
         if not prices.covers(model):
             raise UserError(
                 f"In {measure_seconds:g} s {len(runs)} plans were measured, but prices need {FEWEST_PLANS}: "

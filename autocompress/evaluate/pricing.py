@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ from autocompress.core.target import RuntimeSpec
 from autocompress.cost.price_list import PricedRun, PriceList, model_key
 from autocompress.evaluate.price_design import design_plans
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.measure.cache import JsonCache
+from autocompress.measure.kept_timings import about_here
 from autocompress.measure.runtimes.kernel_profile import profile_kernels
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.store import MeasurementStore
 
+#: Of how kernels are told apart and plans designed, profiled and timed; raised when lists of another way do not fit.
+RULE = 2
 #: Many plans timed roughly tell more than a few timed well: errors average out in the fit.
 POLICY = TimingPolicy(block_ms=24.0, half_width=0.015, max_seconds=0.6, warmup_seconds=0.05)
 _PROFILE_MS = 120.0
@@ -158,18 +162,29 @@ def drafted(compressor: Compressor, plan: CompressionPlan) -> ModelGraph:
 
 def stored_prices(runtime: OnnxRuntime) -> PriceList:
     """The price list of this machine from the cache, empty where there is none."""
-    device = dict(runtime.describe())
-    entry = _cache().read(device)
-    try:
-        return PriceList.from_dict(entry) if entry is not None else PriceList(device=device)
-    except CandidateError:
-        return PriceList(device=device)
+    key = _key(runtime)
+    return _readable(MeasurementStore().read(key), key)
 
 
-def store_prices(prices: PriceList) -> None:
-    """Keep a price list for later searches and processes."""
-    _cache().write(prices.device, prices.to_dict())
+def keep_prices(runtime: OnnxRuntime, runs: Sequence[PricedRun], base_ms: Mapping[str, float]) -> PriceList:
+    """Add runs to the list in the cache, for later searches and processes.
+
+    Returns:
+        The list with these runs and all that any process kept before.
+    """
+    key = _key(runtime)
+    entry = MeasurementStore().update(key, lambda kept: _readable(kept, key).with_runs(runs, base_ms).to_dict())
+    return PriceList.from_dict(entry)
 
 
-def _cache() -> JsonCache:
-    return JsonCache("latency-prices")
+def _key(runtime: OnnxRuntime) -> dict[str, Any]:
+    """What prices depend on: another machine, build or rule never hits."""
+    about = about_here(threads=runtime.threads, spinning=runtime.spinning)
+    return {"metric": "latency prices", "rule": RULE, "device": {**about, **runtime.describe()}}
+
+
+def _readable(entry: Mapping[str, Any] | None, key: Mapping[str, Any]) -> PriceList:
+    if entry is not None:
+        with contextlib.suppress(CandidateError):
+            return PriceList.from_dict(entry)
+    return PriceList(device=key["device"])

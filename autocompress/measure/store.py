@@ -53,32 +53,43 @@ class MeasurementStore:
         if not self.path.is_file():
             return None
         with self._usable() as connection:
-            if connection is None:
-                return None
-            query = "SELECT entry FROM measurements WHERE digest = ?"
-            row = connection.execute(query, (key_digest(key),)).fetchone()
-            with contextlib.suppress(ValueError):
-                entry = json.loads(row[0]) if row is not None else None
-                return entry if isinstance(entry, dict) else None
+            return None if connection is None else _entry(connection, key_digest(key))
         return None
 
     def write(self, key: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         """Keep ``entry`` in place of an earlier one: one transaction, whole or not at all."""
+        self.update(key, lambda _: entry)
+
+    def update(
+        self, key: Mapping[str, Any], change: Callable[[dict[str, Any] | None], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """Put ``change(what is kept)`` in its place, in one transaction: of two processes at once none loses anything.
+
+        Args:
+            key: of the entry.
+            change: from what is kept, None where nothing is, to what shall be kept.
+
+        Returns:
+            What ``change`` gave; where the database cannot be used, what it makes of None.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self._say(f"Measurements are not kept: {str(self.path.parent)!r} cannot be made: {error.strerror}.")
-            return
-        values = (key_digest(key), json.dumps(key, sort_keys=True), json.dumps(entry), now())
+            return change(None)
+        digest, entry = key_digest(key), None
         with self._usable() as connection:
             if connection is not None:
                 connection.execute("BEGIN IMMEDIATE")
+                entry = change(_entry(connection, digest))
+                values = (digest, json.dumps(key, sort_keys=True), json.dumps(entry), now())
                 # REPLACE gives a new id, so that the oldest are those with the lowest.
                 connection.execute("REPLACE INTO measurements (digest, key, entry, stored) VALUES (?, ?, ?, ?)", values)
                 connection.execute(
                     "DELETE FROM measurements WHERE id <= (SELECT max(id) FROM measurements) - ?", (MOST_ENTRIES,)
                 )
                 connection.execute("COMMIT")
+        return change(None) if entry is None else entry
 
     def count(self) -> int:
         """Entries kept."""
@@ -164,6 +175,14 @@ class MeasurementStore:
 
 class _OtherSchemaError(Exception):
     """The database is of another release."""
+
+
+def _entry(connection: sqlite3.Connection, digest: str) -> dict[str, Any] | None:
+    row = connection.execute("SELECT entry FROM measurements WHERE digest = ?", (digest,)).fetchone()
+    with contextlib.suppress(ValueError):
+        entry = json.loads(row[0]) if row is not None else None
+        return entry if isinstance(entry, dict) else None
+    return None
 
 
 def key_digest(key: Mapping[str, Any]) -> str:

@@ -10,14 +10,15 @@ import torch
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import RuntimeSpec
-from autocompress.cost.price_list import PriceList, model_key
+from autocompress.cost.price_list import PricedRun, model_key
+from autocompress.evaluate import pricing
 from autocompress.evaluate.price_design import design_plans
 from autocompress.evaluate.pricing import (
     PricedLatency,
     compressor_for,
     drafted,
+    keep_prices,
     measure_prices,
-    store_prices,
     stored_prices,
 )
 from autocompress.graph.importing import load_model
@@ -92,9 +93,18 @@ def test_a_list_is_kept_for_later_and_estimates(
     runtime = OnnxRuntime()
     assert stored_prices(runtime).runs == ()
     runs, base_ms = measure_prices(net, space, runtime, SPEC, budget_seconds=0.1, rng=np.random.default_rng(0))
-    many = PriceList(device=dict(runtime.describe())).with_runs(runs * 4, {model_key(net): base_ms})
-    store_prices(many)
+    for _ in range(4):
+        keep_prices(runtime, runs, {model_key(net): base_ms})
+    assert len(stored_prices(runtime).runs) == 4 * len(runs)
     latency = PricedLatency(stored_prices(runtime), runtime, SPEC)
     found = latency.estimate(net, CompressionPlan(prune={"*": 0.25}, layers={"*": INT8}))
     assert found.interval is not None
     assert 0 < found.interval.low < found.value
+
+
+def test_a_list_of_another_rule_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    run = PricedRun(model="net", kernels=(), microseconds=(), ms=1.0, spread=0.01)
+    keep_prices(OnnxRuntime(), [run], {})
+    monkeypatch.setattr(pricing, "RULE", pricing.RULE + 1)
+    assert stored_prices(OnnxRuntime()).runs == ()

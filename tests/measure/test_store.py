@@ -28,6 +28,7 @@ for number in range(50):
     store.write({"writer": name, "number": number}, {"value": number, "samples": [0.5] * 500})
     assert store.read({"writer": name, "number": number})["value"] == number
     store.write({"shared": number}, {"value": number})
+    store.update({"list": 0}, lambda kept: {"all": [*(kept or {"all": []})["all"], f"{name} {number}"]})
 """
 
 
@@ -67,6 +68,19 @@ def test_the_order_of_a_keys_parts_does_not_matter() -> None:
     assert key_digest({"a": 1, "b": 2}) == key_digest({"b": 2, "a": 1})
 
 
+def test_an_update_that_fails_leaves_what_was_kept(store: MeasurementStore) -> None:
+    store.write(KEY, {"value": 1})
+    with pytest.raises(ZeroDivisionError):
+        store.update(KEY, lambda kept: {"value": 1 // 0})
+    store.write({"other": 1}, {})
+    assert store.read(KEY) == {"value": 1}
+
+
+def test_an_update_that_cannot_be_kept_is_still_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert MeasurementStore(tmp_path / "file").update(KEY, lambda kept: {"was": kept}) == {"was": None}
+
+
 def test_the_oldest_entries_go(store: MeasurementStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_ENTRIES", 3)
     for number in range(5):
@@ -82,7 +96,9 @@ def test_four_processes_write_at_once(store: MeasurementStore) -> None:
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
-    assert store.count() == 4 * 50 + 50
+    assert store.count() == 4 * 50 + 50 + 1
+    every = store.read({"list": 0})
+    assert every is not None and sorted(every["all"]) == sorted(f"{n} {k}" for n in range(4) for k in range(50))
 
 
 @pytest.mark.parametrize(
