@@ -1,0 +1,216 @@
+"""TVM on this machine: models compiled, run and timed in a process of their own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.core.compile_target import CompileTarget
+from autocompress.core.errors import ModelError, UserError
+from autocompress.core.measurement import PairedTiming, TimingPolicy
+from autocompress.core.protocols import Batch
+from autocompress.hardware.host import host_fingerprint, system_versions
+from autocompress.measure.array_files import load_arrays, save_arrays
+from autocompress.measure.latency import model_file_bytes
+from autocompress.measure.runtimes.loaded import LoadedModel
+from autocompress.measure.runtimes.remote import MODEL_NAME, SavedGraph
+from autocompress.measure.runtimes.tensors import TensorSpec
+from autocompress.measure.runtimes.tvm_link import TvmWorker
+from autocompress.measure.timing import paired_timing
+
+HOST = CompileTarget()
+
+
+class TvmArtifact(LoadedModel):
+    """A model that TVM has compiled, or compiles again after its worker died.
+
+    Args:
+        runtime: that made it.
+        path: of the ``.onnx`` file.
+        told: what the worker said of it.
+        folder: of the file, where it goes when this does.
+    """
+
+    def __init__(
+        self,
+        runtime: TvmRuntime,
+        path: Path,
+        told: Mapping[str, Any],
+        folder: Path | None = None,
+    ) -> None:
+        inputs = [
+            TensorSpec(name=item["name"], dtype=np.dtype(item["dtype"]), shape=tuple(item["shape"]))
+            for item in told["inputs"]
+        ]
+        super().__init__(inputs, [item["name"] for item in told["outputs"]])
+        self.path = path
+        self.told: Mapping[str, Any] = told
+        self.generation = runtime.worker.generation
+        self._runtime = runtime
+        weakref.finalize(self, runtime.forget, self.generation, int(told["handle"]))
+        if folder is not None:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the ``.onnx`` file."""
+        return model_file_bytes(self.path)
+
+    def _run_once(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return self._runtime.outputs(self, arrays)
+
+
+class TvmRuntime:
+    """Compiles, runs and times models with TVM, for one sample at a time.
+
+    Args:
+        threads: of one inference.
+        sample: inputs to time with, each ``(n, ...)``, the first sample is taken; random ones of the model's own
+            shapes where None.
+        target: what to compile for; only the host's code can be run and timed here.
+        worker: that does it; one of its own where None.
+
+    Raises:
+        MissingExtraError: TVM is not installed.
+    """
+
+    name = "tvm"
+
+    def __init__(
+        self,
+        *,
+        threads: int = 1,
+        sample: Batch | None = None,
+        target: CompileTarget = HOST,
+        worker: TvmWorker | None = None,
+    ) -> None:
+        if threads < 1:
+            raise UserError(f"`threads` must be at least 1, but got {threads}.")
+        self.threads = threads
+        self.target = target
+        self.worker = worker or TvmWorker(threads=threads)
+        self._sample = sample
+        self._about: dict[str, Any] | None = None
+        self._unused: list[tuple[int, int]] = []
+
+    def describe(self) -> Mapping[str, Any]:
+        """Name, version, what code is for, threads, and the machine's fingerprint."""
+        if self._about is None:
+            self._about = self.worker.ask("hello")
+        return {
+            "name": self.name,
+            "version": self._about["version"],
+            "provider": f"llvm {self._about['cpu']}" if self.target.is_host else str(self.target),
+            "threads": self.threads,
+            "spinning": None,
+            "fingerprint": host_fingerprint(),
+            **system_versions(),
+        }
+
+    def build(self, graph: SavedGraph | str | PathLike[str] | bytes) -> TvmArtifact:
+        """Compile a graph, a file or a serialized model.
+
+        Raises:
+            ModelError: a file that is missing or no model.
+            CandidateError: TVM cannot import or compile it; the reason names the operator and its node.
+            TargetError: this TVM makes no code for the target.
+        """
+        path, folder = _file_of(graph)
+        try:
+            told = self._compile(path)
+        except BaseException:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return TvmArtifact(self, path, told, folder)
+
+    def time(self, candidate: TvmArtifact, reference: TvmArtifact, policy: TimingPolicy) -> PairedTiming:
+        """Time both on one sample, interleaved, in the worker's process.
+
+        Raises:
+            CandidateError: one of them fails on the sample, or kills the worker.
+        """
+        sample, other = candidate.sample(self._sample), reference.sample(self._sample)
+        with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
+            fields = {
+                **self._given("candidate", candidate, sample, folder),
+                **self._given("reference", reference, other, folder),
+                "policy": asdict(policy),
+                "calm_ms": min(reference.calm_levels_ms, default=None),
+            }
+            # Making one ready may have started the worker anew, which loses the other.
+            fields |= {"candidate": self._handle(candidate), "reference": self._handle(reference)}
+            timing = paired_timing(self.worker.ask("time", fields))
+        if timing.details.get("calm"):
+            reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
+        details = {
+            **timing.details,
+            "threads": self.threads,
+            "sample_shapes": [list(array.shape) for array in sample],
+        }
+        return replace(timing, details=details)
+
+    def outputs(self, artifact: TvmArtifact, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """What the compiled model computes."""
+        with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
+            given, found = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+            save_arrays(given, arrays)
+            handle = self._handle(artifact)
+            self.worker.ask("run", {"handle": handle, "inputs": str(given), "outputs": str(found)})
+            return load_arrays(found)
+
+    def close(self) -> None:
+        """End the worker."""
+        self.worker.close()
+
+    def forget(self, generation: int, handle: int) -> None:
+        """Let the worker drop a model that nothing holds any more, when it is asked next."""
+        self._unused.append((generation, handle))
+
+    def _compile(self, path: Path) -> dict[str, Any]:
+        unused, self._unused = self._unused, []
+        fields = {
+            "model": str(path),
+            "target": self.target.to_dict(),
+            "drop": [handle for generation, handle in unused if generation == self.worker.generation],
+        }
+        return self.worker.ask("compile", fields)
+
+    def _handle(self, artifact: TvmArtifact) -> int:
+        """The worker's number for a model; compiles it again where that worker is gone."""
+        if artifact.generation != self.worker.generation or self.worker.pid is None:
+            artifact.told = self._compile(artifact.path)
+            artifact.generation = self.worker.generation
+        return int(artifact.told["handle"])
+
+    def _given(self, name: str, artifact: TvmArtifact, sample: Batch, folder: str) -> dict[str, Any]:
+        path = Path(folder) / f"{name}.npz"
+        save_arrays(path, sample)
+        return {name: self._handle(artifact), f"{name}_inputs": str(path)}
+
+
+def _file_of(
+    graph: SavedGraph | str | PathLike[str] | bytes,
+) -> tuple[Path, Path | None]:
+    """The model in a file, and the folder that is made for it."""
+    if isinstance(graph, str | PathLike):
+        path = Path(graph).resolve()
+        if not path.is_file():
+            raise ModelError(f"There is no model file {str(graph)!r}.")
+        return path, None
+    folder = Path(tempfile.mkdtemp(prefix="autocompress-"))
+    path = folder / MODEL_NAME
+    if isinstance(graph, bytes):
+        path.write_bytes(graph)
+    else:
+        graph.save(path)
+    return path, folder

@@ -1,0 +1,73 @@
+"""TVM against ONNX Runtime on the same files, through one worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from autocompress.core.errors import CandidateError, ModelError
+from autocompress.core.measurement import TimingPolicy
+from autocompress.graph.model_graph import ModelGraph
+from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.runtimes.tvm import TvmRuntime
+
+pytest.importorskip("tvm")
+SHORT = TimingPolicy(block_ms=4.0, max_seconds=0.3, warmup_seconds=0.02)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[TvmRuntime]:
+    made = TvmRuntime()
+    yield made
+    made.close()
+
+
+def test_outputs_are_those_of_onnx_runtime(
+    runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph], images: np.ndarray
+) -> None:
+    graph = conv_graph()
+    (found,) = runtime.build(graph).run((images,))
+    (expected,) = OnnxRuntime().build(graph).run((images,))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_timing_is_paired_and_of_one_sample(runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph]) -> None:
+    graph = conv_graph()
+    timing = runtime.time(runtime.build(graph), runtime.build(graph), SHORT)
+    assert len(timing.candidate_ms) == len(timing.reference_ms) > 0
+    assert timing.details["sample_shapes"] == [[1, 3, 6, 6]]
+
+
+def test_models_are_compiled_again_after_a_crash(
+    runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph], images: np.ndarray
+) -> None:
+    artifact = runtime.build(conv_graph())
+    (before,) = artifact.run((images[:1],))
+    assert runtime.worker.pid is not None
+    os.kill(runtime.worker.pid, signal.SIGKILL)
+    with pytest.raises(CandidateError, match="SIGKILL"):
+        runtime.worker.ask("hello")
+    (after,) = artifact.run((images[:1],))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_an_unknown_operator_is_named_with_its_node(runtime: TvmRuntime, node_model: Callable[..., bytes]) -> None:
+    model = node_model("StringNormalizer", {"x": (TensorProto.FLOAT, [1, 2])})
+    with pytest.raises(CandidateError, match="cannot import operator StringNormalizer"):
+        runtime.build(model)
+
+
+def test_a_missing_file_is_told(runtime: TvmRuntime, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="There is no model file"):
+        runtime.build(tmp_path / "none.onnx")
+
+
+def test_bytes_that_are_no_model_are_told(runtime: TvmRuntime) -> None:
+    with pytest.raises(ModelError, match="is not an ONNX model"):
+        runtime.build(b"nothing")
