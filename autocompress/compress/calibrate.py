@@ -108,35 +108,56 @@ def calibrate(
         DataError: the data set is empty, or smaller than the batch that the graph is fixed to.
         CandidateError: an activation is NaN or infinite (it is named), or the graph cannot run.
     """
-    if len(dataset) == 0:
-        raise DataError(f"Calibration needs data, but {dataset.name!r} is empty.")
     folded = fold_batch_norm(graph)
     observed = {str(value.name): Histogram() for value in observed_values(folded.model.graph)}
-    fetched = [name for name in observed if name not in folded.input_names]
-    picks = spread_picks(folded, len(dataset), samples)
-    size = _batch_size(folded, [*observed], batch_size, len(picks))
-    session, held = open_session(folded, fetched)
     aliases = _aliases(folded, observed)
     read = {str(node.inputs[0].name) for node in folded.model.graph if weight_value(node) and node.inputs[0]}
     means: dict[str, Any] = dict.fromkeys({aliases.get(name, name) for name in read} & observed.keys(), 0.0)
-    for start in range(0, len(picks), size):
-        inputs, _ = dataset.batch(picks[start : start + size])
-        feed = dict(zip(folded.input_names, inputs, strict=True))
-        arrays = {**feed, **run_session(session, fetched, feed)}
+    seen = 0
+    for arrays in calibration_batches(folded, [*observed], dataset, samples=samples, batch_size=batch_size):
+        count = len(arrays[folded.input_names[0]])
+        seen += count
         for name, histogram in observed.items():
             histogram.add(arrays[name], count=histograms)
             if not histogram.finite:
                 raise CandidateError("calibrate", f"activation {name!r} is {_worst(histogram)}")
             if name in means:
-                means[name] = means[name] + channel_means(arrays[name]) * len(inputs[0])
-    del session, held
+                means[name] = means[name] + channel_means(arrays[name]) * count
     return Calibration(
         observed,
-        means={name: np.asarray(total) / len(picks) for name, total in means.items()},
+        means={name: np.asarray(total) / seen for name, total in means.items()},
         counted=histograms,
         aliases=aliases,
-        samples=len(picks),
+        samples=seen,
     )
+
+
+def calibration_batches(
+    graph: ModelGraph, names: list[str], dataset: Dataset, *, samples: int = 128, batch_size: int = 32
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The named values of a graph, its inputs among them where they are named, batch by batch.
+
+    Args:
+        graph: run as it is.
+        names: of its values; held all at once, so batches are made smaller where they are large.
+        dataset: ``samples`` of its samples are used, evenly spread.
+        samples: at most this many.
+        batch_size: samples a run at most, unless the graph fixes it.
+
+    Raises:
+        DataError: the data set is empty, or smaller than the batch that the graph is fixed to.
+        CandidateError: the graph cannot run.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"Calibration needs data, but {dataset.name!r} is empty.")
+    fetched = [name for name in names if name not in graph.input_names]
+    picks = spread_picks(graph, len(dataset), samples)
+    size = _batch_size(graph, names, batch_size, len(picks))
+    session, _held = open_session(graph, fetched)
+    for start in range(0, len(picks), size):
+        inputs, _ = dataset.batch(picks[start : start + size])
+        feed = dict(zip(graph.input_names, inputs, strict=True))
+        yield {**feed, **run_session(session, fetched, feed)}
 
 
 def _aliases(graph: ModelGraph, observed: Mapping[str, Histogram]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from autocompress.graph.model_graph import ModelGraph
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
 
 
-def fold_batch_norm(graph: ModelGraph) -> ModelGraph:
+def fold_batch_norm(graph: ModelGraph, *, only: Collection[str] | None = None) -> ModelGraph:
     """Fold every BatchNormalization that directly follows a Conv, ConvTranspose or Gemm of its own.
 
     ``y = gamma * (w x + b - mean) / sqrt(var + eps) + beta`` is a layer with weight ``w * s`` and bias
     ``(b - mean) * s + beta``, where ``s = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2). The folded layer
     writes the value that BatchNormalization wrote, so value names stay.
+
+    Args:
+        graph: float32.
+        only: names of the nodes to fold; all where None.
 
     Returns:
         A new graph; weights that no BatchNormalization follows are shared with the old one.
@@ -29,7 +34,7 @@ def fold_batch_norm(graph: ModelGraph) -> ModelGraph:
     copy = graph.clone()
     model = copy.model.graph
     for node in list(model):
-        if node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization" and (only is None or node.name in only):
             _fold(node, model)
     drop_repeated_activations(model)
     for name in [n for n, value in model.initializers.items() if not value.uses() and not value.is_graph_output()]:
@@ -37,22 +42,29 @@ def fold_batch_norm(graph: ModelGraph) -> ModelGraph:
     return ModelGraph(copy.model)
 
 
+def foldable(layer: ir.Node) -> bool:
+    """Whether a layer can take a BatchNormalization in: weight and bias are its own constants."""
+    weight = weight_value(layer)
+    if layer.op_type not in _FOLDABLE or weight is None or len(weight.uses()) != 1:
+        return False
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    if bias is not None and (_array(bias) is None or len(bias.uses()) != 1):
+        return False
+    return layer.op_type != "Gemm" or layer.attributes.get_float("beta", 1.0) == 1.0
+
+
 def _fold(node: ir.Node, model: ir.Graph) -> None:
     """Fold one BatchNormalization where that is exact."""
     source, output = node.inputs[0], node.outputs[0]
     layer = source.producer() if source is not None else None
-    if source is None or layer is None or layer.op_type not in _FOLDABLE:
+    if source is None or layer is None or not foldable(layer):
         return
     if len(source.uses()) != 1 or source.is_graph_output() or any(v.uses() for v in node.outputs[1:]):
         return
     weight = weight_value(layer)
     vectors = [_array(value) for value in node.inputs[1:5]]
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
-    if weight is None or len(weight.uses()) != 1 or any(vector is None for vector in vectors):
-        return
-    if bias is not None and (_array(bias) is None or len(bias.uses()) != 1):
-        return
-    if layer.op_type == "Gemm" and layer.attributes.get_float("beta", 1.0) != 1.0:
+    if weight is None or any(vector is None for vector in vectors):
         return
     gamma, beta, mean, var = (np.asarray(vector) for vector in vectors)
     scale = gamma / np.sqrt(var + np.float32(node.attributes.get_float("epsilon", 1e-5)))

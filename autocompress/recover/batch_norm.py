@@ -50,7 +50,7 @@ def clean_batches(graph: ModelGraph, dataset: Dataset, samples: int, batch_size:
     if len(dataset) == 0:
         raise DataError(f"The data set {dataset.name!r} is empty.")
     count = min(samples, len(dataset))
-    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(np.intp)
+    chosen = np.linspace(0, len(dataset) - 1, count).astype(np.intp)
     fixed = fixed_batch(graph)
     if fixed is None:
         parts = np.array_split(chosen, -(-count // batch_size))

@@ -12,7 +12,7 @@ from autocompress.core.errors import Interrupted
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.recover.batch_norm import reestimate_batch_norm
+from autocompress.recover.moments import match_moments, output_moments
 from autocompress.recover.staged import StagedHealing
 
 HEALING = DistillationPlan(steps=16, learning_rate=0.02, batch_size=16)
@@ -94,12 +94,17 @@ def test_another_way_to_heal_is_trained_anew(staged: StagedHealing, steps: Steps
     assert steps.count == 8
 
 
-def test_no_steps_re_estimate_batch_normalization_only(
-    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, unlabelled: Any, same_weights: Same
+def test_no_steps_correct_channels_and_batch_normalization_only(
+    staged: StagedHealing,
+    steps: Steps,
+    small: ModelGraph,
+    small_pruned: ModelGraph,
+    unlabelled: Any,
+    same_weights: Same,
 ) -> None:
     plan = CompressionPlan(prune={"*": 0.5})
     found = staged.heal(small_pruned, plan)
-    assert same_weights(found, reestimate_batch_norm(small_pruned, unlabelled))
+    assert same_weights(found, match_moments(small_pruned, output_moments(small, unlabelled), unlabelled, {}))
     assert staged.heal(small_pruned, plan) is found
     assert steps.count == 0
 
