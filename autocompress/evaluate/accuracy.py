@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.core.binomial import wilson
 from autocompress.core.errors import CandidateError, DataError
 from autocompress.core.measurement import Measurement, Provenance
 from autocompress.core.protocols import Artifact, Batch, Dataset, Runtime
-from autocompress.evaluate.metrics import agreement, hits, wilson
+from autocompress.evaluate.metrics import agreement, hits
 from autocompress.measure.latency import runtime_title
 
 #: Raw samples that a quality measurement carries: means over this many equal chunks.

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autocompress.core.errors import DataError
-from autocompress.evaluate.metrics import agreement, hits, kl_divergence, wilson
+from autocompress.evaluate.metrics import agreement, hits, kl_divergence
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 5.0, 2.0]], np.float32)
 
@@ -72,14 +70,3 @@ def test_kl_of_two_known_distributions() -> None:
 def test_kl_sums_over_outputs() -> None:
     one = kl_divergence([LOGITS * 2], [LOGITS])
     assert kl_divergence([LOGITS * 2] * 3, [LOGITS] * 3) == pytest.approx(3 * one)
-
-
-def test_wilson_is_the_published_interval() -> None:
-    interval = wilson(0.0, 10)
-    assert (interval.low, interval.high) == (0.0, pytest.approx(0.2775, abs=1e-4))
-
-
-@given(st.integers(1, 10_000), st.floats(0, 1))
-def test_wilson_holds_the_share_and_stays_within_zero_and_one(n: int, share: float) -> None:
-    interval = wilson(share, n)
-    assert 0.0 <= interval.low <= share <= interval.high <= 1.0
