@@ -10,7 +10,7 @@ from autocompress.core.measurement import TimingPolicy
 from autocompress.hardware.host import HostFacts
 from autocompress.measure.runtimes.probe import ProbedRuntime, probe_int8
 from autocompress.measure.runtimes.probe_nets import residual_net
-from autocompress.measure.self_comparison import compare, summary
+from autocompress.measure.self_comparison import compare, runs_needed, summary
 
 #: Half-width of a ratio's interval past which timings on a machine mean little.
 NOISE = 0.03
@@ -87,20 +87,7 @@ def noise(runtime: Any, cores: int) -> Iterator[Check]:
     """
     comparisons = compare(runtime, residual_net("fp32"), NOISE_RUNS, _NOISE_POLICY)
     figures = {**summary(comparisons), "steal_share": steal_share(comparisons, cores)}
-    wrong, width = figures["false_difference_share"], figures["median_half_width"]
-    quiet = wrong <= 1 / NOISE_RUNS and width < NOISE
-    advice = "timings are noisy: stop other programs, give more --budget; `measure A.onnx --aa` looks closer"
-    yield Check(
-        check="timer",
-        ok=quiet,
-        found=(
-            f"a model against itself, {NOISE_RUNS} times for 1 s at most: a difference of 1% or more in {wrong:.0%}, "
-            f"of any size in {figures['false_alarm_share']:.0%}; half-width of the interval {width:.1%}, "
-            f"{figures['kept_share']:.0%} of the rounds calm"
-        ),
-        advice="" if quiet else advice,
-        figures=figures,
-    )
+    yield timer(figures)
     steal = figures["steal_share"]
     if steal is not None:
         guest = "neighbours of this virtual machine: rounds that they disturb are left out, so timings take longer"
@@ -111,6 +98,35 @@ def noise(runtime: Any, cores: int) -> Iterator[Check]:
             advice="" if steal < STEAL else guest,
             figures={"share": steal},
         )
+
+
+def timer(figures: Mapping[str, Any]) -> Check:
+    """What a few short comparisons of a model with itself tell: a bound on false alarms, or that they cannot tell.
+
+    Args:
+        figures: as :func:`~autocompress.measure.self_comparison.summary` gives them.
+    """
+    runs, told, width = figures["runs"], figures["told"], figures["median_half_width"]
+    calm = f"{figures['kept_share']:.0%} of the rounds calm"
+    closer = f"`measure A.onnx --aa --runs {runs_needed()}` looks closer"
+    if 2 * told < runs:
+        found = f"cannot tell: {runs - told} of {runs} comparisons of 1 s kept too few calm rounds, {calm}"
+        return Check(
+            check="timer", ok=False, found=found, advice=f"stop other programs and ask again; {closer}", figures=figures
+        )
+    wrong, (_, most, _) = figures["false_difference_share"], figures["false_difference_interval"]
+    quiet = wrong <= 1 / told and width < NOISE
+    return Check(
+        check="timer",
+        ok=quiet,
+        found=(
+            f"a model against itself, {told} times for 1 s at most: a difference of 1% or more in {wrong:.0%} (at most "
+            f"{most:.0%} at 95%: {told} runs tell no more), of any size in {figures['false_alarm_share']:.0%}; "
+            f"half-width of the interval {width:.1%}, {calm}"
+        ),
+        advice="" if quiet else f"timings are noisy: stop other programs, give more --budget; {closer}",
+        figures=figures,
+    )
 
 
 def steal_share(comparisons: Sequence[Mapping[str, Any]], cores: int) -> float | None:

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.options import DeviceOption, JsonOption, NoCacheOption, RuntimeOption, TargetOption
+from autocompress.cli.options import (
+    AffinityOption,
+    DeviceOption,
+    JsonOption,
+    NoCacheOption,
+    RuntimeOption,
+    TargetOption,
+    parse_cores,
+)
 
 #: Comparisons of a model with itself where the user did not say how many.
 RUNS = 10
@@ -20,16 +28,22 @@ def measure(
     device: DeviceOption = None,
     runtime: RuntimeOption = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads of the runtime.")] = None,
+    affinity: AffinityOption = None,
     aa: Annotated[bool, typer.Option("--aa", help="Time A.onnx against itself.")] = False,
     runs: Annotated[int | None, typer.Option(metavar="N", help=f"Comparisons of --aa. Default: {RUNS}.")] = None,
     seconds: Annotated[float | None, typer.Option(metavar="F", help="Longest time of each, with --aa.")] = None,
     no_cache: NoCacheOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Time models against the first one, interleaved, in processes of their own."""
+    """Time models against the first one, interleaved, in processes of their own.
+
+    --aa tells how often the timer finds a difference where there is none, with an interval, or that too few runs were
+    made, or too few of their rounds were calm, to tell.
+    """
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_rows
 
+    cores = None if affinity is None else parse_cores(affinity)
     if aa:
         found = api.measure_itself(
             _only(files),
@@ -39,6 +53,7 @@ def measure(
             device=device,
             runtime=runtime,
             threads=threads,
+            affinity=cores,
         )
         echo_json(found) if json else _print_itself(found)
         return
@@ -49,6 +64,7 @@ def measure(
         device=device,
         runtime=runtime,
         threads=threads,
+        affinity=cores,
         cache=not no_cache,
         on_message=lambda text: typer.echo(text, err=True),
     )
@@ -68,7 +84,7 @@ def measure(
     ]
     print_rows(f"Latency on {target}, measured; ratios are to the first file, intervals at 95%", rows)
     first = timings[0]
-    typer.echo(f"{first['runtime']}, {first['details'].get('threads')} thread(s); {first['fingerprint']}")
+    typer.echo(f"{first['runtime']}, {_threads_text(first['details'])}; {first['fingerprint']}")
 
 
 def _print_itself(found: Mapping[str, Any]) -> None:
@@ -86,13 +102,39 @@ def _print_itself(found: Mapping[str, Any]) -> None:
     ]
     print_rows(f"{found['path']} against itself: every difference is the timer's", rows)
     typer.echo(
-        f"The interval excludes 1 in {found['false_alarm_share']:.0%} of {found['runs']} runs (5% expected at 95%); "
-        f"the ratio is 1% or more off in {found['notable_share']:.0%}, worst {found['worst_ratio']:.4f}; "
-        f"both in {found['false_difference_share']:.0%}.\n"
+        f"{_alarms_text(found)}\n"
         f"Median half-width of the interval: {found['median_half_width']:.2%}; "
         f"{found['kept_share']:.0%} of the rounds were calm.\n"
-        f"{found['runtime']}, {found['threads']} thread(s); {found['fingerprint']}"
+        f"{found['runtime']}, {_threads_text(found)}; {found['fingerprint']}"
     )
+
+
+def _alarms_text(found: Mapping[str, Any]) -> str:
+    """How often the timer is wrong, as far as the runs can tell."""
+    from autocompress.measure.self_comparison import runs_needed
+
+    told, runs = found["told"], found["runs"]
+    silent = f" {runs - told} of {runs} runs kept too few calm rounds to tell anything." if told < runs else ""
+    if not told:
+        return f"How often the timer is wrong cannot be told:{silent} Give more --seconds, or a quieter machine."
+    low, high, _ = found["false_alarm_interval"]
+    _, most, _ = found["false_difference_interval"]
+    verdict = {
+        "good": "as rare as it should be",
+        "bad": "too often: differences found here cannot be trusted",
+        "cannot tell": f"too few runs to tell whether that is right: give --runs {runs_needed()} or more",
+    }[found["verdict"]]
+    return (
+        f"The interval excludes 1 in {found['false_alarm_share']:.0%} of {told} runs ({low:.0%} to {high:.0%} at 95%; "
+        f"5% expected): {verdict}.{silent}\n"
+        f"The ratio is 1% or more off in {found['notable_share']:.0%}, worst {found['worst_ratio']:.4f}; both in "
+        f"{found['false_difference_share']:.0%} (at most {most:.0%})."
+    )
+
+
+def _threads_text(details: Mapping[str, Any]) -> str:
+    cores = details.get("affinity")
+    return f"{details.get('threads')} thread(s)" + (f" on cores {','.join(map(str, cores))}" if cores else "")
 
 
 def _remark(details: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Run as a module it answers one request in a fresh process, as :mod:`autocompress
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -14,15 +15,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from autocompress.core.binomial import wilson
 from autocompress.core.errors import AutocompressError, CandidateError, ModelError, UserError
 from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Runtime
+from autocompress.measure import rounds
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.latency import now, runtime_title
 from autocompress.measure.transports.local import Transport, ask_module, open_transport
 
 #: A difference that a user would act on.
 NOTABLE = 0.01
+#: Largest share of false alarms that a timer may have: that of intervals at 95%, twice, as far as runs can tell.
+ALLOWED, DOUBTFUL = 0.05, 0.10
 _START_SECONDS = 120.0
 
 
@@ -32,6 +37,7 @@ def compare_with_itself(
     runs: int = 10,
     threads: int = 1,
     policy: TimingPolicy = CAREFUL,
+    affinity: Sequence[int] | None = None,
     transport: Transport | None = None,
     fresh: FreshRuntime | None = None,
 ) -> dict[str, Any]:
@@ -42,12 +48,13 @@ def compare_with_itself(
         runs: comparisons.
         threads: of one inference.
         policy: of each comparison.
+        affinity: cores of this machine to stay on; all where None.
         transport: what starts processes on this machine.
         fresh: makes a runtime on an attached device; this machine where None.
 
     Returns:
         ``comparisons`` with what :func:`summary` makes of them, ``path``, ``runtime``, ``fingerprint``, ``threads``,
-        ``policy`` and ``when``.
+        ``affinity``, ``policy`` and ``when``.
 
     Raises:
         UserError: no run, a file that is missing or cannot be loaded or run.
@@ -63,7 +70,13 @@ def compare_with_itself(
         except CandidateError as error:
             raise ModelError(f"{str(path)!r}: {error.reason}") from error
     device = open_transport() if transport is None else transport
-    request = {"path": str(Path(path).resolve()), "runs": runs, "threads": threads, "policy": asdict(policy)}
+    request = {
+        "path": str(Path(path).resolve()),
+        "runs": runs,
+        "threads": threads,
+        "affinity": None if affinity is None else list(affinity),
+        "policy": asdict(policy),
+    }
     limit = runs * (policy.max_seconds + policy.warmup_seconds) + _START_SECONDS
     found = ask_module(device, __name__, request, timeout_seconds=limit, subject=str(path))
     if "error" in found:
@@ -74,22 +87,33 @@ def compare_with_itself(
 def summary(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a series of comparisons of equal models says of the timer.
 
+    A comparison that kept fewer blocks than an interval of the median takes can tell nothing: it counts among ``runs``
+    and among no share but ``calm_share`` and ``kept_share``.
+
     Args:
-        comparisons: with ``ratio``, ``ratio_interval``, ``calm``, ``kept_share``.
+        comparisons: with ``ratio``, ``ratio_interval``, ``calm``, ``kept_share``, ``rounds_kept``.
 
     Returns:
-        ``false_alarm_share`` (the interval excludes 1), ``notable_share`` (the ratio is 1% or more from 1),
-        ``false_difference_share`` (both: a difference of 1% or more would be reported), ``median_half_width`` of the
+        ``told`` (runs that can tell), ``false_alarm_share`` (the interval excludes 1), ``notable_share`` (the ratio is
+        1% or more from 1), ``false_difference_share`` (both: a difference of 1% or more would be reported), None where
+        no run can tell; ``false_alarm_interval`` and ``false_difference_interval`` at 95%
+        (:func:`~autocompress.core.binomial.wilson`); ``verdict``, see :func:`verdict`; ``median_half_width`` of the
         intervals as a share of the ratio, ``worst_ratio``, ``calm_share`` (of runs that the timer calls calm) and
         ``kept_share`` (of rounds).
     """
-    alarms = [not c["ratio_interval"][0] <= 1.0 <= c["ratio_interval"][1] for c in comparisons]
-    notable = [abs(c["ratio"] - 1.0) >= NOTABLE for c in comparisons]
+    told = [c for c in comparisons if c["rounds_kept"] >= rounds.FEWEST_FOR_INTERVAL]
+    alarms = [not c["ratio_interval"][0] <= 1.0 <= c["ratio_interval"][1] for c in told]
+    notable = [abs(c["ratio"] - 1.0) >= NOTABLE for c in told]
+    both = [a and b for a, b in zip(alarms, notable, strict=True)]
     return {
         "runs": len(comparisons),
-        "false_alarm_share": statistics.mean(alarms),
-        "notable_share": statistics.mean(notable),
-        "false_difference_share": statistics.mean(a and b for a, b in zip(alarms, notable, strict=True)),
+        "told": len(told),
+        "false_alarm_share": _share(alarms),
+        "false_alarm_interval": _interval(alarms),
+        "notable_share": _share(notable),
+        "false_difference_share": _share(both),
+        "false_difference_interval": _interval(both),
+        "verdict": verdict(sum(alarms), len(told)),
         "median_half_width": statistics.median(
             (c["ratio_interval"][1] - c["ratio_interval"][0]) / 2 / c["ratio"] for c in comparisons
         ),
@@ -104,12 +128,44 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
     try:
-        runtime = OnnxRuntime(threads=request["threads"])
+        runtime = OnnxRuntime(threads=request["threads"], affinity=request["affinity"])
         return _compare(runtime, request["path"], request["runs"], TimingPolicy(**request["policy"]))
     except CandidateError as error:
         return {"error": error.reason}
     except AutocompressError as error:
         return {"error": str(error)}
+
+
+def verdict(alarms: int, runs: int) -> str:
+    """``good``, ``bad`` or ``cannot tell``: whether false alarms are as rare as intervals at 95% promise.
+
+    Args:
+        alarms: comparisons whose interval excludes 1.
+        runs: comparisons that can tell.
+    """
+    if runs:
+        interval = wilson(alarms / runs, runs)
+        if interval.low > ALLOWED:
+            return "bad"
+        if interval.high <= DOUBTFUL:
+            return "good"
+    return "cannot tell"
+
+
+def runs_needed() -> int:
+    """Runs without a false alarm after which a timer is good."""
+    return next(n for n in itertools.count(1) if verdict(0, n) == "good")
+
+
+def _share(found: Sequence[bool]) -> float | None:
+    return statistics.mean(found) if found else None
+
+
+def _interval(found: Sequence[bool]) -> list[float] | None:
+    if not found:
+        return None
+    interval = wilson(statistics.mean(found), len(found))
+    return [interval.low, interval.high, interval.confidence]
 
 
 def compare(runtime: Runtime, model: Any, runs: int, policy: TimingPolicy) -> list[dict[str, Any]]:
@@ -133,6 +189,7 @@ def _compare(runtime: Runtime, path: str, runs: int, policy: TimingPolicy) -> di
         "runtime": runtime_title(about),
         "fingerprint": about["fingerprint"],
         "threads": about["threads"],
+        "affinity": about.get("affinity"),
         "policy": asdict(policy),
         "when": now(),
     }
@@ -146,6 +203,7 @@ def _record(timing: PairedTiming) -> dict[str, Any]:
         "calm": bool(details.get("calm", True)),
         "kept_share": timing.kept_share,
         **{name: details.get(name) for name in ("stopped", "rounds", "seconds", "machine")},
+        "rounds_kept": int(details.get("rounds_kept", sum(timing.kept))),
     }
 
 

@@ -13,13 +13,14 @@ import pytest
 from autocompress.core.errors import ModelError, TargetError, UserError
 from autocompress.core.measurement import TimingPolicy
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.self_comparison import compare_with_itself, summary
+from autocompress.measure.self_comparison import compare_with_itself, runs_needed, summary, verdict
 
 POLICY = TimingPolicy(block_ms=1.0, half_width=0.2, max_seconds=0.2, min_blocks=4, warmup_seconds=0.02)
 
 
-def run(low: float, ratio: float, high: float, *, calm: bool = True) -> dict[str, Any]:
-    return {"ratio": ratio, "ratio_interval": [low, high, 0.95], "calm": calm, "kept_share": 0.5}
+def run(low: float, ratio: float, high: float, *, calm: bool = True, rounds_kept: int = 9) -> dict[str, Any]:
+    interval = [low, high, 0.95]
+    return {"ratio": ratio, "ratio_interval": interval, "calm": calm, "kept_share": 0.5, "rounds_kept": rounds_kept}
 
 
 def test_a_series_tells_how_often_a_difference_is_found_where_there_is_none() -> None:
@@ -37,6 +38,37 @@ def test_a_series_tells_how_often_a_difference_is_found_where_there_is_none() ->
     assert found["calm_share"] == 0.75
     assert found["worst_ratio"] == 1.02
     assert found["median_half_width"] == pytest.approx((0.01 / 1.02 + 0.02) / 2)
+
+
+def test_the_share_comes_with_its_interval() -> None:
+    found = summary([run(0.98, 1.00, 1.02)] * 9 + [run(1.01, 1.02, 1.03)])
+    # Wilson's interval of 1 in 10.
+    assert found["false_alarm_interval"] == [pytest.approx(0.0179, abs=1e-4), pytest.approx(0.4042, abs=1e-4), 0.95]
+    assert found["false_difference_interval"] == found["false_alarm_interval"]
+
+
+def test_a_run_with_too_few_calm_rounds_can_tell_nothing() -> None:
+    found = summary([run(1.01, 1.02, 1.03, rounds_kept=5), run(0.98, 1.00, 1.02)])
+    assert (found["runs"], found["told"], found["false_alarm_share"]) == (2, 1, 0.0)
+    nothing = summary([run(1.01, 1.02, 1.03, rounds_kept=5)])
+    assert (nothing["told"], nothing["false_alarm_share"], nothing["false_alarm_interval"]) == (0, None, None)
+    assert nothing["verdict"] == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("alarms", "runs", "said"),
+    [
+        (0, 0, "cannot tell"),
+        (0, 10, "cannot tell"),
+        (0, 35, "good"),
+        (2, 100, "good"),
+        (3, 10, "bad"),
+        (20, 100, "bad"),
+    ],
+)
+def test_few_runs_cannot_tell_a_good_timer_from_a_bad_one(alarms: int, runs: int, said: str) -> None:
+    assert verdict(alarms, runs) == said
+    assert runs_needed() == 35
 
 
 def test_a_fresh_process_makes_every_comparison(linear_file: Path) -> None:
