@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    RootModel,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from autocompress.core.errors import TargetError, UnknownNameError
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
@@ -47,6 +58,13 @@ class Positive(_Strict):
     source: Text
 
 
+class Flag(_Strict):
+    """Whether something is so, and where that comes from."""
+
+    value: bool
+    source: Text
+
+
 class PrecisionEntry(_Strict):
     """What a runtime does with a precision: it has a peak, it is like another precision, or it is refused."""
 
@@ -70,7 +88,7 @@ class PrecisionEntry(_Strict):
 
 
 class CommandEntry(_Strict):
-    """A tool that times models; see :class:`~autocompress.core.tool.ToolCommand`."""
+    """A tool that times models; see :class:`~autocompress.core.tool.ToolCommand` for what the keys mean."""
 
     argv: Annotated[tuple[Text, ...], Field(min_length=1)]
     output: Literal["trtexec", "benchmark_model", "benchncnn", "onnxruntime_perf_test", "regex"]
@@ -79,6 +97,13 @@ class CommandEntry(_Strict):
     build: tuple[Text, ...] = ()
     version: tuple[Text, ...] = ()
     timeout_seconds: PositiveFloat = 600.0
+    reads: Literal["onnx", "tflite", "ncnn"] = "onnx"
+    fp16: tuple[Text, ...] = ()
+    int8: tuple[Text, ...] = ()
+    two_to_four: tuple[Text, ...] = ()
+    places: tuple[Text, ...] = ()
+    install: str = ""
+    source: str = ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -87,7 +112,11 @@ class CommandEntry(_Strict):
 
     def command(self) -> ToolCommand:
         """The tool as the runtime wants it."""
-        return ToolCommand(**self.model_dump())
+        return ToolCommand(**self.model_dump(exclude={"source"}))
+
+
+class ToolsFile(RootModel[Mapping[str, CommandEntry]]):
+    """Tools by the name under which profiles refer to them."""
 
 
 class RuntimeEntry(_Strict):
@@ -96,13 +125,23 @@ class RuntimeEntry(_Strict):
     threads: PositiveInt = 1
     activation_type: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
-    two_to_four: bool = False
+    two_to_four: Flag | None = None
     command: CommandEntry | None = None
     launch_overhead_us: Positive
     channel_multiple: Mapping[Precision, Multiple]
     precisions: Mapping[Precision, PrecisionEntry]
     operators: Mapping[str, Mapping[Precision, PrecisionEntry]] = Field(default_factory=dict)
     estimate_error_factor: Positive | None = None
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A tool may stand under its name instead of in full."""
+        if not isinstance(value, str):
+            return value
+        if value not in tools():
+            raise ValueError(f"there is no such tool; known: {', '.join(tools())}")
+        return tools()[value]
 
     @model_validator(mode="after")
     def _refers_to_known(self) -> Self:
@@ -136,6 +175,12 @@ class ProfileFile(_Strict):
         if bandwidth is None or not isinstance(bandwidth.value, float) or bandwidth.value <= 0:
             raise ValueError("`facts.memory_bandwidth_gb_per_s` must be a positive number")
         return self
+
+
+@cache
+def tools() -> Mapping[str, CommandEntry]:
+    """Vendors' tools that time models, by name."""
+    return load_yaml(Path(__file__).parent / "data" / "tools.yaml", ToolsFile, TargetError).root
 
 
 def target_names() -> tuple[str, ...]:
@@ -235,7 +280,7 @@ def _runtime(name: str, entry: RuntimeEntry) -> RuntimeSpec:
         launch_overhead_us=entry.launch_overhead_us.value,
         threads=entry.threads,
         reduce_range=entry.reduce_range,
-        two_to_four=entry.two_to_four,
+        two_to_four=entry.two_to_four is not None and entry.two_to_four.value,
         command=None if entry.command is None else entry.command.command(),
     )
 
@@ -263,6 +308,10 @@ def _runtime_facts(name: str, entry: RuntimeEntry) -> dict[str, Fact]:
     if entry.estimate_error_factor is not None:
         factor = entry.estimate_error_factor
         facts[f"{name}.estimate_error_factor"] = Fact(value=factor.value, unit="x", source=factor.source)
+    if entry.two_to_four is not None:
+        facts[f"{name}.two_to_four"] = Fact(
+            value="yes" if entry.two_to_four.value else "no", source=entry.two_to_four.source
+        )
     for precision, multiple in entry.channel_multiple.items():
         facts[f"{name}.{precision}.channel_multiple"] = Fact(
             value=multiple.value, unit="channels", source=multiple.source

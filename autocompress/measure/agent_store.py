@@ -222,11 +222,13 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
 
 def as_files(paths: Mapping[str, str]) -> List[Dict[str, Any]]:
     """The list that :meth:`Store.put` wants, of files by the name they should have there."""
-    found = []
-    for name, path in paths.items():
-        state = hashlib.sha256()
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                state.update(chunk)
-        found.append({"name": name, "size": os.path.getsize(path), "sha256": state.hexdigest()})
-    return found
+    return [{"name": name, "size": os.path.getsize(path), "sha256": file_digest(path)} for name, path in paths.items()]
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            state.update(chunk)
+    return state.hexdigest()

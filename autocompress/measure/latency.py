@@ -11,6 +11,10 @@ from typing import Any
 
 from autocompress.core.errors import ModelError
 from autocompress.core.measurement import Interval, Measurement, PairedTiming, Provenance
+from autocompress.core.tool import READS
+
+#: Suffixes of files that no other file belongs to.
+_STANDING_ALONE = tuple(s for kind, suffixes in READS.items() if kind != "onnx" for s in suffixes)
 
 
 def reference_level_ms(timing: PairedTiming) -> float:
@@ -58,6 +62,7 @@ def latency_measurement(
             "kept_share": timing.kept_share,
             "threads": runtime.get("threads"),
             "spinning": runtime.get("spinning"),
+            "affinity": runtime.get("affinity"),
         },
     )
 
@@ -90,7 +95,7 @@ def model_file_bytes(path: str | PathLike[str]) -> int:
 
 
 def model_files(path: str | PathLike[str]) -> list[Path]:
-    """A model file and the external data files it names.
+    """A model file and the external data files it names; files of other formats that tools time stand alone.
 
     Raises:
         ModelError: one is missing or does not lie beside the model, or it is not an ONNX model.
@@ -101,6 +106,8 @@ def model_files(path: str | PathLike[str]) -> list[Path]:
     file = Path(path)
     if not file.is_file():
         raise ModelError(f"There is no model file {str(file)!r}.")
+    if file.suffix.lower() in _STANDING_ALONE:
+        return [file]
     try:
         model = onnx.load(file, load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from typing import Any
 
@@ -16,12 +19,12 @@ from autocompress.core.measurement import Interval, PairedTiming, TimingPolicy
 from autocompress.core.target import RuntimeSpec
 from autocompress.core.tool import ToolCommand
 from autocompress.measure.device import Device, SentModel
+from autocompress.measure.rounds import FEWEST_FOR_INTERVAL
 from autocompress.measure.runtimes.remote import MODEL_NAME, SavedGraph, model_contents
+from autocompress.measure.runtimes.tool_model import check_readable, ncnn_shape, precision_arguments
 from autocompress.measure.runtimes.tool_output import ToolReading, last_line, read_output
 from autocompress.measure.timing import median_interval
 
-#: Rounds below which the interval is the span of all pairs.
-FEWEST_FOR_INTERVAL = 6
 _GRACE_SECONDS = 60.0
 
 
@@ -31,12 +34,24 @@ class CommandArtifact:
     Args:
         model: its files.
         size: bytes of the file that would ship.
+        arguments: that the tool needs for it besides.
+        shape: of its input, where the tool wants that.
         folder: that goes when this does.
     """
 
-    def __init__(self, model: SentModel, size: int, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: SentModel,
+        size: int,
+        *,
+        arguments: Sequence[str] = (),
+        shape: str = "",
+        folder: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
         self.model = model
         self.size_bytes = size
+        self.arguments = tuple(arguments)
+        self.shape = shape
         self._folder = folder
 
     def run(self, inputs: Any) -> Any:
@@ -55,22 +70,33 @@ class CommandRuntime:
         device: attached.
         spec: the runtime; its ``command`` says what to run.
         threads: what ``{threads}`` stands for.
+        affinity: cores that the tool runs on; all where None.
 
     Raises:
-        TargetError: the profile names no command.
+        TargetError: the profile names no command, or its program is not on the device.
     """
 
-    def __init__(self, device: Device, spec: RuntimeSpec, *, threads: int = 1) -> None:
+    def __init__(
+        self, device: Device, spec: RuntimeSpec, *, threads: int = 1, affinity: Sequence[int] | None = None
+    ) -> None:
         if spec.command is None:
             raise TargetError(f"The profile names no command that times models with {spec.name}.")
         self.device = device
         self.name = spec.name
         self.threads = threads
+        self._affinity = None if affinity is None else list(affinity)
+        self._sparse = spec.two_to_four
         self._tool: ToolCommand = spec.command
         self._version: str | None = None
+        #: Program to where it is on the device and the digest of its file.
+        self._programs = {
+            parts[0]: find_program(device, parts[0], spec.command)
+            for parts in (spec.command.argv, spec.command.build)
+            if parts
+        }
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version as the tool tells it, program, threads and the device's fingerprint."""
+        """Name, version as the tool tells it, program and its digest, how it is run, and the device's fingerprint."""
         if self._version is None:
             self._version = self._ask_version()
         return {
@@ -81,17 +107,29 @@ class CommandRuntime:
             "spinning": None,
             "fingerprint": self.device.fingerprint,
             "kernel": self.device.kernel,
+            "affinity": self._affinity,
+            "programs": {name: digest for name, (_, digest) in self._programs.items()},
+            "command": {name: value for name, value in asdict(self._tool).items() if name != "install"},
         }
 
     def build(self, graph: SavedGraph | str | PathLike[str] | bytes) -> CommandArtifact:
         """Send a model where it is not there yet, and build what the tool runs.
 
         Raises:
-            ModelError: a file that is missing.
+            ModelError: a file that is missing, or that the tool does not read.
             CandidateError: the tool refuses the model.
         """
+        if isinstance(graph, str | PathLike):
+            check_readable(os.fspath(graph), self._tool)
         contents, size, folder = model_contents(graph)
-        artifact = CommandArtifact(SentModel.of(contents), size, folder)
+        file = contents[MODEL_NAME]
+        artifact = CommandArtifact(
+            SentModel.of(contents),
+            size,
+            arguments=precision_arguments(file, self._tool, sparse=self._sparse),
+            shape=ncnn_shape(file) if self._tool.reads == "ncnn" else "",
+            folder=folder,
+        )
         if self._tool.build:
             self._build(artifact)
         return artifact
@@ -123,7 +161,9 @@ class CommandRuntime:
             "stopped": "interval" if enough else "time",
             "seconds": seconds,
             "threads": self.threads,
+            "affinity": self._affinity,
             "tool": list(self._tool.argv),
+            "arguments": {"candidate": list(candidate.arguments), "reference": list(reference.arguments)},
             "candidate_readings": [_told(reading) for pair in rounds for reading in pair[:2]],
             "reference_readings": [_told(reading) for pair in rounds for reading in pair[2:]],
         }
@@ -152,12 +192,14 @@ class CommandRuntime:
 
     def _run(self, argv: tuple[str, ...], artifact: CommandArtifact, *, makes: bool = False) -> tuple[int, str]:
         tool = self._tool
-        files = {"model": MODEL_NAME, "engine": self._engine}
+        files = {"model": MODEL_NAME, "engine": self._engine(artifact)}
+        more = artifact.arguments if makes or not tool.build else ()
         told, data = self.device.request(
             "exec",
             {
-                "argv": list(argv),
-                "values": {"threads": str(self.threads)},
+                "argv": [self._programs[argv[0]][0].replace("{", "{{").replace("}", "}}"), *argv[1:], *more],
+                "values": {"threads": str(self.threads), "shape": artifact.shape},
+                "affinity": self._affinity,
                 "models": dict.fromkeys(files, artifact.model.digest),
                 "files": files,
                 "makes": "engine" if makes else None,
@@ -169,19 +211,42 @@ class CommandRuntime:
         )
         return int(told["exit"]), data.decode("utf-8", "replace")
 
-    @property
-    def _engine(self) -> str:
-        """Engines lie beside their model, one for each way to build them."""
-        return f"engine-{hashlib.sha256(repr((self._tool.build, self.threads)).encode()).hexdigest()[:16]}"
+    def _engine(self, artifact: CommandArtifact) -> str:
+        """Engines lie beside their model, one for each program, version and way to build them."""
+        digest = self._programs[self._tool.build[0]][1] if self._tool.build else ""
+        about = (self._tool.build, artifact.arguments, self.threads, digest, self.describe()["version"])
+        return f"engine-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
 
     def _ask_version(self) -> str:
         tool = self._tool
         if not tool.version:
             return ""
-        fields = {"argv": list(tool.version), "models": {}, "timeout_seconds": _GRACE_SECONDS}
+        path, _ = self._programs.get(tool.version[0], (tool.version[0], ""))
+        argv = [part.replace("{", "{{").replace("}", "}}") for part in (path, *tool.version[1:])]
+        fields = {"argv": argv, "models": {}, "timeout_seconds": _GRACE_SECONDS}
         _, data = self.device.request("exec", fields, timeout_seconds=2 * _GRACE_SECONDS)
-        lines = data.decode("utf-8", "replace").splitlines()
-        return next((line.strip()[:80] for line in lines if any(c.isdigit() for c in line)), "")
+        return version_in(data.decode("utf-8", "replace"))
+
+
+def find_program(device: Device, program: str, tool: ToolCommand) -> tuple[str, str]:
+    """Where a program is on a device, and the SHA-256 of its file.
+
+    Raises:
+        TargetError: it is not there.
+    """
+    found = device.find_program(program, tool.places)
+    if found is None:
+        where = " and ".join(["PATH", *tool.places])
+        hint = f": {tool.install}" if tool.install else ""
+        raise TargetError(f"{program} is not on {device.url} (looked in {where}){hint}.")
+    return found
+
+
+def version_in(text: str) -> str:
+    """The first version number that a tool prints: ``8401`` of ``[TensorRT v8401]``, ``1.2.3``; else its first line."""
+    lines = [line.strip() for line in text.splitlines() if any(c.isdigit() for c in line)]
+    found = re.search(r"(?<![\w.])v?(\d+(?:\.\d+)+|\d{4,})", lines[0]) if lines else None
+    return found[1] if found else "".join(lines[:1])[:80]
 
 
 #: What the agent tells where an engine that was there is not any more.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from autocompress.core.errors import CandidateError
 from autocompress.core.tool import ToolCommand
 from autocompress.measure.runtimes.tool_output import read_output
 
+CAPTURED = Path(__file__).parent / "captured"
 # NVIDIA/TensorRT issue 4177.
-TRTEXEC_NEW = """
-[10/03/2024-10:47:59] [I] === Performance summary ===
-[10/03/2024-10:47:59] [I] Throughput: 130.298 qps
-[10/03/2024-10:47:59] [I] Latency: min = 5.38672 ms, max = 13.3664 ms, mean = 7.60628 ms, median = 7.16092 ms, percentile(90%) = 10.2996 ms, percentile(95%) = 10.8698 ms, percentile(99%) = 12.9675 ms
-[10/03/2024-10:47:59] [I] Enqueue Time: min = 2.72876 ms, max = 15.0201 ms, mean = 7.63062 ms, median = 7.86694 ms, percentile(90%) = 10.1792 ms, percentile(95%) = 11.7217 ms, percentile(99%) = 14.1848 ms
-[10/03/2024-10:47:59] [I] GPU Compute Time: min = 5.34595 ms, max = 13.3388 ms, mean = 7.58404 ms, median = 7.14139 ms, percentile(90%) = 10.2881 ms, percentile(95%) = 10.8175 ms, percentile(99%) = 12.9485 ms
-[10/03/2024-10:47:59] [I] Total GPU Compute Time: 2.96536 s
-"""  # noqa: E501 - as printed
+TRTEXEC_NEW = (CAPTURED / "trtexec_8_4.txt").read_text()
 # NVIDIA/TensorRT issue 2054 (averages, host latency) and a T4 with TensorRT 7.2 (GPU compute).
 TRTEXEC_OLD = """
 [06/12/2022-22:34:00] [I] Average on 10 runs - GPU latency: 1.56245 ms - Host latency: 1.65786 ms (end to end 2.76426 ms, enqueue 0.943042 ms)
@@ -43,19 +39,9 @@ count=50 first=58154 curr=53809 min=53077 max=60727 avg=55043.2 std=1562
 
 Inference timings in us: Init: 18777, First inference: 64791, Warmup (avg): 57758.2, Inference (avg): 55043.2
 """
-BENCHMARK_MODEL_NEW = """
-VERBOSE: Replacing 60 out of 80 node(s) with delegate (TfLiteXNNPackDelegate) node, yielding 1 partitions.
-INFO: count=1 curr=1357602 p5=1357602 median=1357602 p95=1357602
-
-INFO: count=50 first=1249964 curr=1240143 min=1238588 max=1252566 avg=1.24027e+06 std=2565 p5=1238753 median=1239807 p95=1247415
-
-INFO: Inference timings in us: Init: 5579, First inference: 1357602, Warmup (avg): 1.3576e+06, Inference (avg): 1.24027e+06
-"""  # noqa: E501 - as printed
+BENCHMARK_MODEL_NEW = (CAPTURED / "benchmark_model.txt").read_text()
 # Tencent/ncnn issue 3451.
-BENCHNCNN = """loop_count = 8
-num_threads = 4
-          squeezenet  min =   93.77  max =   94.78  avg =   94.25
-"""
+BENCHNCNN = (CAPTURED / "benchncnn.txt").read_text()
 # microsoft/onnxruntime issue 17313, and the vendor's documentation of a K1 board.
 PERF_TEST_OLD = "Average time cost: 58.8053 ms\nP50 Latency is 0.0587108 sec\nP99 Latency is 0.0619517 sec\n"
 PERF_TEST_TIGHT = "Average time cost:58.8053 ms\nP50 Latency is 0.0587108sec\n"
