@@ -106,6 +106,7 @@ def measure_again(
     sample: Batch,
     budget_seconds: float | None,
     watch: Watch,
+    affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
 ) -> list[Finalist]:
@@ -122,6 +123,7 @@ def measure_again(
         threads=threads,
         policy=_policy(budget_seconds, len(finalists)),
         sample=sample,
+        affinity=affinity,
         fresh=fresh,
         store=store,
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),

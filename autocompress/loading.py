@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,14 @@ class Place:
         spec: the runtime on it.
         measured: whether latency can be measured there now; otherwise it is estimated.
         device: attached device to measure on; None is this machine.
+        affinity: cores of it to measure on; all where None.
     """
 
     target: Target
     spec: RuntimeSpec
     measured: bool
     device: Device | None = None
+    affinity: tuple[int, ...] | None = None
 
     @property
     def where(self) -> str:
@@ -48,7 +50,7 @@ class Place:
         Raises:
             TargetError: it cannot be measured there.
         """
-        return _timer(self.spec, self.device, threads, sample)
+        return self._timer(self.device, threads, sample)
 
     @contextlib.contextmanager
     def fresh_timer(self, *, threads: int, sample: Batch | None = None) -> Iterator[Runtime]:
@@ -56,12 +58,26 @@ class Place:
         if self.device is None:
             raise TargetError("This machine is no attached device.")
         with self.device.fresh() as device:
-            yield _timer(self.spec, device, threads, sample)
+            yield self._timer(device, threads, sample)
 
     def close(self) -> None:
         """Let go of the device."""
         if self.device is not None:
             self.device.close()
+
+    def _timer(self, device: Device | None, threads: int, sample: Batch | None) -> Runtime:
+        from autocompress.measure.affinity import check_threads
+        from autocompress.measure.runtimes.command import CommandRuntime
+        from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+        from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
+
+        cores = self.affinity
+        check_threads(threads, cores)
+        if device is not None and self.spec.command is not None:
+            return CommandRuntime(device, self.spec, threads=threads, affinity=cores)
+        if device is None:
+            return OnnxRuntime(threads=threads, sample=sample, affinity=cores)
+        return RemoteOnnxRuntime(device, threads=threads, sample=sample, affinity=cores)
 
 
 def load_graph(model: Any, data: DataBundle | None = None) -> ModelGraph:
@@ -106,18 +122,40 @@ def check_inputs(graph: ModelGraph, data: DataBundle) -> None:
             raise DataError(f"Input {spec.name!r} of the model is {spec.dtype}, but {data.name!r} gives {array.dtype}.")
 
 
-def load_place(target: str, device: str | None = None, runtime: str | None = None) -> Place:
+def load_place(
+    target: str,
+    device: str | None = None,
+    runtime: str | None = None,
+    *,
+    affinity: Sequence[int] | None = None,
+) -> Place:
     """The target with its runtime, and whether it can be measured.
+
+    Args:
+        target: name of a profile; ``local`` is this machine or whatever is attached.
+        device: URL of an attached device.
+        runtime: one of the target's; its first where None.
+        affinity: cores to measure on; all where None.
 
     Raises:
         UnknownNameError: no such target or runtime.
         TargetError: the device cannot be reached, or is not that target.
         MissingExtraError: the runtime needs an extra.
     """
+    from autocompress.measure.affinity import pinned
+
+    cores = None if affinity is None else tuple(affinity)
+    if device not in (None, "local"):
+        return replace(_attached(target, str(device), runtime), affinity=cores)
+    with pinned(cores):
+        pass  # A core that is not there is told before anything is loaded.
+    return replace(_here(target, device, runtime), affinity=cores)
+
+
+def _here(target: str, device: str | None, runtime: str | None) -> Place:
+    """This machine, or a profile without a device."""
     from autocompress.hardware.profiles import load_target
 
-    if device not in (None, "local"):
-        return _attached(target, str(device), runtime)
     if device == "local" and target != "local":
         raise TargetError(
             f"The device 'local' is this machine, not {target!r}: give --target local to measure here, "
@@ -150,6 +188,9 @@ def _attached(name: str, url: str, runtime: str | None) -> Place:
         place = Place(target=target, spec=target.runtime(runtime), measured=True, device=device)
         if place.spec.command is None:
             device.need_onnxruntime()
+        else:
+            # A tool that is not there is told before a model is sent.
+            place.timer(threads=place.spec.threads)
     except BaseException:
         device.close()
         raise
@@ -168,18 +209,6 @@ def _target_of(device: Device) -> Target:
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "device"
     made = local_target(probe.to_dict(), facts)
     return replace(made, name=name, title=f"{title}, {facts.cores} core{'s' * (facts.cores != 1)}")
-
-
-def _timer(spec: RuntimeSpec, device: Device | None, threads: int, sample: Batch | None) -> Runtime:
-    from autocompress.measure.runtimes.command import CommandRuntime
-    from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-    from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
-
-    if device is not None and spec.command is not None:
-        return CommandRuntime(device, spec, threads=threads)
-    if device is None:
-        return OnnxRuntime(threads=threads, sample=sample)
-    return RemoteOnnxRuntime(device, threads=threads, sample=sample)
 
 
 def _refuse_tvm(runtime: str | None) -> None:

@@ -20,6 +20,7 @@ def measure(
     device: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    affinity: Sequence[int] | None = None,
     cache: bool = True,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -31,6 +32,7 @@ def measure(
         device: URL of an attached device; None for this machine.
         runtime: one of the target's; None for its default.
         threads: of one inference; None for the profile's.
+        affinity: processor cores to measure on; None for all.
         cache: whether a figure of the same files on the same machine, runtime and policy may be taken from the user's
             cache; ``details["cached"]`` then tells when it was measured.
         on_message: told what is wrong with the cache.
@@ -47,9 +49,11 @@ def measure(
     from autocompress.measure.store import MeasurementStore
 
     store = MeasurementStore(on_message=on_message) if cache else None
-    with _measured_place(target, device, runtime, threads) as (place, count):
+    with _measured_place(target, device, runtime, threads, affinity) as (place, count):
         fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
-        timings = measure_files(list(files), threads=count, runtime=place.spec.name, fresh=fresh, store=store)
+        timings = measure_files(
+            list(files), threads=count, affinity=affinity, runtime=place.spec.name, fresh=fresh, store=store
+        )
     return [timing.to_dict() for timing in timings]
 
 
@@ -62,6 +66,7 @@ def measure_itself(
     device: str | None = None,
     runtime: str | None = None,
     threads: int | None = None,
+    affinity: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Time a model file against itself, again and again: how often the timer finds a difference where there is none.
 
@@ -73,6 +78,7 @@ def measure_itself(
         device: see there.
         runtime: see there.
         threads: see there.
+        affinity: see there.
 
     Returns:
         See :func:`autocompress.measure.self_comparison.compare_with_itself`.
@@ -88,24 +94,27 @@ def measure_itself(
     if seconds is not None and not seconds > 0:
         raise UserError(f"--seconds must be more than 0, but got {seconds}.")
     policy = CAREFUL if seconds is None else replace(CAREFUL, max_seconds=seconds)
-    with _measured_place(target, device, runtime, threads) as (place, count):
+    with _measured_place(target, device, runtime, threads, affinity) as (place, count):
         fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
-        return compare_with_itself(file, runs=runs, threads=count, policy=policy, fresh=fresh)
+        return compare_with_itself(file, runs=runs, threads=count, policy=policy, affinity=affinity, fresh=fresh)
 
 
 @contextlib.contextmanager
 def _measured_place(
-    target: str, device: str | None, runtime: str | None, threads: int | None
+    target: str, device: str | None, runtime: str | None, threads: int | None, affinity: Sequence[int] | None
 ) -> Iterator[tuple[Place, int]]:
     """Where models can be timed, and with how many threads."""
     from autocompress.loading import load_place
+    from autocompress.measure.affinity import check_threads
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads must be at least 1, but got {threads}.")
-    with contextlib.closing(load_place(target, device, runtime)) as place:
+    with contextlib.closing(load_place(target, device, runtime, affinity=affinity)) as place:
         if not place.measured:
             raise TargetError(
                 f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "
                 "--target local measures on this machine."
             )
-        yield place, threads or place.spec.threads
+        count = threads or place.spec.threads
+        check_threads(count, affinity)
+        yield place, count

@@ -107,7 +107,7 @@ class _Search:
             place.device.watch = DeviceWatch(
                 on_message=observer.on_message,
                 should_stop=observer.should_stop,
-                on_pause=self._budget.extend,
+                on_pause=self._away,
                 attempts=None,
             )
         # Accuracy does not depend on threads; sleeping ones leave the timed session alone.
@@ -244,6 +244,8 @@ class _Search:
         place = self._place
         if place.measured:
             threads = f"{self._threads} thread{'s' * (self._threads != 1)}"
+            if place.affinity is not None:
+                threads += f" on cores {','.join(map(str, place.affinity))}"
             self._observer.on_message(f"Latencies are measured on {place.where} with {threads}, batch 1.")
         else:
             self._observer.on_message(
@@ -287,6 +289,7 @@ class _Search:
             keep=keeper.keep,
             on_stage=self._observer.on_stage,
             should_stop=give_up,
+            clock=self._budget.elapsed,
         )
         proposer = Promotion(
             make_sampler(
@@ -334,6 +337,11 @@ class _Search:
             self._run.write_json(self._run.sensitivities, found)
         return found
 
+    def _away(self, seconds: float) -> None:
+        """A device was waited for: neither a stage nor the budget is charged with it."""
+        self._budget.extend(seconds)
+        self._observer.on_message(f"The {seconds:.0f} s without the device count in no stage and in no --budget.")
+
     def _draft(self, plan: CompressionPlan) -> Artifact:
         return self._runner.build(self._compressor.finish(self._compressor.pruned(plan), plan, draft=True))
 
@@ -360,6 +368,7 @@ class _Search:
                     target=self._place.target.name,
                     threads=self._threads,
                     sample=self._sample,
+                    affinity=self._place.affinity,
                     budget_seconds=self._budget.seconds,
                     watch=watch,
                     fresh=None

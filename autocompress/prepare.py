@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.compress.legal import legality
-from autocompress.core.errors import UserError
+from autocompress.core.errors import TargetError, UserError
 from autocompress.core.measurement import Measurement
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
 from autocompress.core.request import SearchRequest
 from autocompress.core.space import SearchSpace
+from autocompress.core.tool import READS
 from autocompress.evaluate.data import DataBundle, load_data
 from autocompress.evaluate.further_metrics import FURTHER_METRICS
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.loading import Place, load_graph, load_place
 from autocompress.search.samplers import check_sampler
-from autocompress.search.space_builder import build_space, load_template
+from autocompress.search.space_builder import SpaceTemplate, build_space, load_template
 from autocompress.search.tuner import Budget
 from autocompress.store.run_dir import RunFolder
 
@@ -62,7 +63,21 @@ def prepare(request: SearchRequest) -> Prepared:
     )
     check_sampler(request.sampler)
     template = load_template(request.space)
-    place = load_place(request.target, request.device, request.runtime)
+    place = load_place(request.target, request.device, request.runtime, affinity=request.affinity)
+    try:
+        return _prepared(request, budget, template, place)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _prepared(request: SearchRequest, budget: Budget, template: SpaceTemplate, place: Place) -> Prepared:
+    tool = place.spec.command
+    if place.device is not None and tool is not None and tool.reads != "onnx":
+        raise TargetError(
+            f"{tool.argv[0]} times {' and '.join(READS[tool.reads])} files, but a search makes .onnx files: give "
+            f"another --runtime of {place.target.name}, or convert the front's files and `measure` them."
+        )
     data = load_data(request.data)
     metric = data.metric
     if data.labelled and "fidelity" in request.objectives:

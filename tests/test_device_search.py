@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -84,13 +86,15 @@ def _request(url: str, **changes: Any) -> SearchRequest:
 
 def test_latencies_are_the_devices_and_carry_the_profiles_name(place: Path, ssh_server: Any) -> None:
     watcher = Watcher()
-    outcome = run_search(_request(ssh_server.url, target="x86-avx512-vnni"), watcher)
+    core = min(os.sched_getaffinity(0))
+    outcome = run_search(_request(ssh_server.url, target="x86-avx512-vnni", affinity=(core,)), watcher)
     assert outcome.provenance is Provenance.MEASURED
     for trial in outcome.front.trials:
         latency = trial.measurements["latency_ms"]
         assert (latency.target, latency.fingerprint) == ("x86-avx512-vnni", host_fingerprint())
         assert latency.samples
         assert latency.details["fresh_process"]
+        assert latency.details["affinity"] == [core]
         assert trial.measurements["accuracy"].details["device"]["difference"] < 1e-3
     assert any(m.startswith(f"Latencies are measured on {ssh_server.url} (") for m in watcher.messages)
     assert (ssh_server.models).is_dir()
@@ -99,17 +103,28 @@ def test_latencies_are_the_devices_and_carry_the_profiles_name(place: Path, ssh_
 def test_a_killed_server_pauses_the_search_which_goes_on_when_it_is_back(place: Path, ssh_server: Any) -> None:
     watcher = Watcher(after_first=ssh_server.kill)
 
+    away = 3.0
+
     def bring_back() -> None:
         watcher.paused.wait(60)
-        time.sleep(0.5)
+        time.sleep(away)
         ssh_server.start()
 
     helper = threading.Thread(target=bring_back)
     helper.start()
+    started = time.monotonic()
     outcome = run_search(_request(ssh_server.url), watcher)
+    seconds = time.monotonic() - started
     helper.join()
     assert watcher.paused.is_set()
     assert any(m.endswith("going on.") for m in watcher.messages)
+    told = [
+        re.match(r"The (\d+) s without the device count in no stage and in no --budget\.", m) for m in watcher.messages
+    ]
+    pauses = [int(found[1]) for found in told if found]
+    assert len(pauses) == 1 and pauses[0] >= away
+    charged = sum(sum(trial.stage_seconds.values()) for trial in outcome.trials)
+    assert charged <= seconds - away
     assert [trial.number for trial in outcome.trials] == [0, 1, 2]
     assert all(trial.state is not TrialState.FAIL for trial in outcome.trials)
 

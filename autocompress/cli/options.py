@@ -21,11 +21,17 @@ TargetOption = Annotated[str, typer.Option("--target", metavar="T", help="Hardwa
 DataOption = Annotated[str | None, typer.Option("--data", metavar="D", help=DATA_HELP)]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="URL", help="Attached device to measure on.")]
 RuntimeOption = Annotated[str | None, typer.Option("--runtime", metavar="R", help="One of the target's runtimes.")]
+AffinityOption = Annotated[
+    str | None,
+    typer.Option("--affinity", metavar="CPUS", help="Cores to measure on, such as 0 or 2-3,6. Default: all."),
+]
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Measure anew even what was measured here before, and keep nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
 
+#: Linux's largest NR_CPUS.
+_LAST_CORE = 8191
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -49,6 +55,25 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise UserError(f"A duration must be more than 0, but got {text!r}.")
     return seconds
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """Core numbers in ``0``, ``2-3`` or ``0,2-3``, ascending.
+
+    Raises:
+        UserError: it is none of these, or names a core twice.
+    """
+    from autocompress.core.errors import UserError
+
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if ends is None or int(ends[2] or ends[1]) < int(ends[1]) or int(ends[2] or ends[1]) > _LAST_CORE:
+            raise UserError(f"Cores are written like 0, 2-3 or 0,2-3, but got {text!r}.")
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    if len(set(found)) != len(found):
+        raise UserError(f"A core is named twice in {text!r}.")
+    return tuple(sorted(found))
 
 
 def read_plan(path: Path) -> CompressionPlan:

@@ -10,6 +10,7 @@ import typer
 from autocompress.cli.options import (
     DATA_HELP,
     MODEL_HELP,
+    AffinityOption,
     DeviceOption,
     NoCacheOption,
     RuntimeOption,
@@ -18,6 +19,7 @@ from autocompress.cli.options import (
     as_switch,
     as_text,
     as_texts,
+    parse_cores,
     parse_duration,
     read_config,
 )
@@ -43,6 +45,7 @@ READERS: dict[str, Any] = {
     "budget": lambda value: parse_duration(as_text(value)),
     "sampler": as_text,
     "seed": as_integer,
+    "affinity": lambda value: parse_cores(as_text(value)),
     "cache": as_switch,
     "out": lambda value: Path(as_text(value)),
 }
@@ -78,6 +81,7 @@ def search(
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this time: 90s, 30m, 2h.")] = None,
     sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random.")] = None,
+    affinity: AffinityOption = None,
     no_cache: NoCacheOption = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; the same command on it resumes.")] = None,
     config: Annotated[
@@ -105,6 +109,7 @@ def search(
         "budget": None if budget is None else parse_duration(budget),
         "sampler": sampler,
         "seed": seed,
+        "affinity": None if affinity is None else parse_cores(affinity),
         "cache": False if no_cache else None,
         "out": out,
     }

@@ -39,6 +39,7 @@ class SearchRequest:
         seed: of everything that is random.
         out: run folder; None picks one under ``runs/``.
         threads: of the runtime; None for the profile's.
+        affinity: processor cores to measure on; None for all.
         cache: whether a measurement of the same files on the same machine may be taken from the user's cache.
     """
 
@@ -60,6 +61,7 @@ class SearchRequest:
     seed: int = 0
     out: Path | None = None
     threads: int | None = None
+    affinity: tuple[int, ...] | None = None
     cache: bool = True
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class SearchRequest:
         """Plain YAML values."""
         values = asdict(self)
         values["objectives"] = list(self.objectives)
+        values["affinity"] = None if self.affinity is None else list(self.affinity)
         values["out"] = None if self.out is None else str(self.out)
         return values
 

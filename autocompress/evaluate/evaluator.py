@@ -62,6 +62,7 @@ class _Progress:
     number: int
     candidate: Candidate
     on_stage: Callable[[int, str, str], None]
+    clock: Callable[[], float]
     measurements: dict[str, Measurement] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     stage: str = "start"
@@ -71,11 +72,11 @@ class _Progress:
         """Charge the time spent inside to ``stage``."""
         self.stage = stage
         self.on_stage(self.number, self.candidate.label, stage)
-        started = time.perf_counter()
+        started = self.clock()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.clock() - started
 
 
 class _OutOfReachError(Exception):
@@ -101,6 +102,7 @@ class CandidateEvaluator:
         keep: called with each COMPLETE trial and its artifact's graph.
         on_stage: called with number, label and stage.
         should_stop: asked between stages.
+        clock: seconds that stages are charged with; one that stands still while a device is away charges nobody.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class CandidateEvaluator:
         keep: Callable[[Trial, ModelGraph], None] = lambda trial, graph: None,
         on_stage: Callable[[int, str, str], None] = lambda number, label, stage: None,
         should_stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._compressor = compressor
         self._healing = healing
@@ -134,6 +137,7 @@ class CandidateEvaluator:
         self._keep = keep
         self._on_stage = on_stage
         self._should_stop = should_stop
+        self._clock = clock
 
     def evaluate(self, number: int, candidate: Candidate) -> Trial:
         """Score one candidate; a bad one becomes a FAIL trial with its reason.
@@ -141,7 +145,7 @@ class CandidateEvaluator:
         Raises:
             Interrupted: the user asked to stop.
         """
-        progress = _Progress(number=number, candidate=candidate, on_stage=self._on_stage)
+        progress = _Progress(number=number, candidate=candidate, on_stage=self._on_stage, clock=self._clock)
         state, error = TrialState.COMPLETE, None
         graph: ModelGraph | None = None
         try:

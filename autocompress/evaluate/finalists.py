@@ -24,6 +24,7 @@ def remeasure(
     threads: int,
     policy: TimingPolicy,
     sample: Batch | None = None,
+    affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
     on_file: Callable[[Trial], None] = lambda trial: None,
@@ -41,6 +42,7 @@ def remeasure(
         threads: of the runtime.
         policy: of each comparison.
         sample: inputs to time with, each ``(n, ...)``; random ones where None.
+        affinity: cores of this machine to stay on; all where None.
         fresh: makes a runtime in a process of its own on an attached device; this machine where None.
         store: earlier measurements, which are taken where all they depend on is the same.
         on_file: called before each.
@@ -57,7 +59,16 @@ def remeasure(
         if should_stop():
             raise Interrupted
         on_file(trial)
-        timing = measure_pair(path, baseline, threads=threads, policy=policy, sample=sample, fresh=fresh, store=store)
+        timing = measure_pair(
+            path,
+            baseline,
+            threads=threads,
+            policy=policy,
+            sample=sample,
+            affinity=affinity,
+            fresh=fresh,
+            store=store,
+        )
         about = {**timing.details, "fingerprint": timing.fingerprint}
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
         measured = replace(measured, runtime=timing.runtime)

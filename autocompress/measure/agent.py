@@ -15,6 +15,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from collections import OrderedDict
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
 
 from autocompress.measure import agent_facts, rounds
-from autocompress.measure.agent_store import Store, StoreError, locked
+from autocompress.measure.agent_store import Store, StoreError, file_digest, locked
 
 #: Models that stay loaded; the reference is used every time and so never goes.
 _LOADED = 6
@@ -135,6 +136,7 @@ class Agent:
         self._lock = lock
         self._say = say
         self._gone = gone
+        self._cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self._loaded = OrderedDict()  # type: OrderedDict[str, Model]
         self._commands = {
             "hello": self._hello,
@@ -145,6 +147,7 @@ class Agent:
             "run": self._run,
             "time": self._time,
             "memory": self._memory,
+            "which": self._which,
             "exec": self._exec,
         }  # type: Dict[str, Callable[[Mapping[str, Any], BinaryIO], Answer]]
 
@@ -159,7 +162,7 @@ class Agent:
             known = ", ".join(sorted(self._commands))
             raise AgentError("protocol", "unknown command %r; known: %s" % (request.get("command"), known))
         try:
-            if request["command"] in ("hello", "sensors", "has"):
+            if request["command"] in ("hello", "sensors", "has", "which"):
                 return command(request, payload)
             with locked(self._lock, self._waiting):
                 return command(request, payload)
@@ -196,7 +199,6 @@ class Agent:
         return {"outputs": len(outputs)}, buffer.getvalue()
 
     def _time(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
-        self._pin(request)
         candidate = self._model(request["candidate"], request)
         reference = self._model(request["reference"], request)
         arrays = _arrays(payload)
@@ -217,6 +219,13 @@ class Agent:
         self._model(request["model"], request).run(arrays)
         return {"baseline_bytes": baseline, "peak_bytes": _peak_bytes()}, b""
 
+    def _which(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
+        """Where a program of the board is, and the digest of its file."""
+        places = [os.path.expanduser(str(place)) for place in request.get("places", [])]
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *places])
+        found = shutil.which(str(request["program"]), path=path)
+        return {"path": found, "sha256": file_digest(found) if found else None}, b""
+
     def _exec(self, request: Mapping[str, Any], payload: BinaryIO) -> Answer:
         """Run a tool of the board: a list of arguments, never a shell's line."""
         files = request.get("files", {})
@@ -231,6 +240,8 @@ class Agent:
             paths[request["makes"]] = "%s.%d" % (makes, os.getpid())
         paths.update(request.get("values", {}))
         argv = [_filled(str(argument), paths) for argument in request["argv"]]
+        # The tool inherits the cores.
+        self._pin(request.get("affinity"))
         try:
             process = subprocess.Popen(
                 argv,
@@ -262,7 +273,10 @@ class Agent:
         return {"exit": process.returncode, "sensors": agent_facts.sensors()}, output[-_LONGEST_OUTPUT:]
 
     def _model(self, digest: str, request: Mapping[str, Any]) -> Model:
-        key = json.dumps([digest, request["threads"], request.get("entries", {})], sort_keys=True)
+        about = [digest, request["threads"], request.get("entries", {}), request.get("affinity")]
+        key = json.dumps(about, sort_keys=True)
+        # A model's own threads stay on the cores where they are started, so it is loaded there.
+        self._pin(request.get("affinity"))
         model = self._loaded.pop(key, None)
         if model is None:
             model = Model(self._path(digest), request)
@@ -279,13 +293,17 @@ class Agent:
         except KeyError:
             raise AgentError("missing", "model %s is not on this board" % digest) from None
 
-    def _pin(self, request: Mapping[str, Any]) -> None:
-        cores = request.get("affinity")
-        if cores and hasattr(os, "sched_setaffinity"):
-            try:
-                os.sched_setaffinity(0, cores)
-            except (OSError, ValueError) as error:
-                raise AgentError("device", "cores %s cannot be used: %s" % (cores, error)) from error
+    def _pin(self, cores: Optional[List[int]]) -> None:
+        """Go on on these cores, or on all that the agent was started with."""
+        if self._cores is None:
+            if cores:
+                raise AgentError("device", "this system cannot keep a process on chosen cores")
+            return
+        missing = sorted(set(cores or ()) - self._cores)
+        if missing:
+            told = ",".join(map(str, missing)), ",".join(map(str, sorted(self._cores)))
+            raise AgentError("device", "cores %s cannot be used, there are %s" % told)
+        os.sched_setaffinity(0, cores or self._cores)
 
     def _check(self, done: int) -> None:
         """Nobody waits for the rest of a comparison once the connection is lost."""

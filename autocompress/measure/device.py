@@ -45,7 +45,8 @@ class DeviceWatch:
     Args:
         on_message: told when the device is lost, busy or back.
         should_stop: asked while waiting.
-        on_pause: told how many seconds a pause took, when it is over.
+        on_pause: told how many seconds a pause took, when it is over; what was begun before it and has to be done again
+            counts.
         attempts: to reach a lost device before it is given up; None for no limit.
     """
 
@@ -115,6 +116,16 @@ class Device:
         """Readable and stable identity of the device."""
         return self.facts.fingerprint
 
+    def find_program(self, program: str, places: Sequence[str] = ()) -> tuple[str, str] | None:
+        """Where a program is on the device, and the SHA-256 of its file; None where it is not there.
+
+        Args:
+            program: its name, or its path.
+            places: folders to look in after ``PATH``.
+        """
+        told, _ = self.request("which", {"program": program, "places": list(places)}, timeout_seconds=60.0)
+        return None if told["path"] is None else (str(told["path"]), str(told["sha256"]))
+
     def need_onnxruntime(self) -> None:
         """Raise :class:`TargetError` where the device's Python lacks what times models."""
         missing = [name for name in ("numpy", "onnxruntime") if self.versions.get(name) is None]
@@ -152,6 +163,7 @@ class Device:
         deaths = evictions = 0
         while True:
             link = self._patiently(self._agent)
+            asked = time.monotonic()
             try:
                 self._send(link, models)
                 return link.request(command, fields, payload, timeout_seconds=timeout_seconds, on_event=self._on_event)
@@ -169,7 +181,8 @@ class Device:
                 if deaths > 1:
                     raise CandidateError(command, str(error).rstrip(".")) from error
             except DeviceLostError as error:
-                self._pause(error)
+                # What was asked is asked again: the time since then is lost too.
+                self._pause(error, since=asked)
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Device]:
@@ -237,14 +250,19 @@ class Device:
             except TargetError as error:
                 self._pause(error)
 
-    def _pause(self, reason: TargetError) -> None:
+    def _pause(self, reason: TargetError, *, since: float | None = None) -> None:
         """Wait until an agent answers again.
+
+        Args:
+            reason: why there is none now.
+            since: when what has to be done again began, by the monotonic clock; now where None.
 
         Raises:
             Interrupted: the user asked to stop.
             TargetError: ``reason``, where the attempts are used up.
         """
-        watch, started, wait = self.watch, time.monotonic(), self._first_wait
+        watch, wait = self.watch, self._first_wait
+        started = time.monotonic() if since is None else since
         said, attempts = "", 0
         while True:
             self._drop()

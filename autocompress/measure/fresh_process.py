@@ -47,6 +47,7 @@ def measure_files(
     runtime: str = "onnxruntime",
     spinning: bool = True,
     sample: Batch | None = None,
+    affinity: Sequence[int] | None = None,
     transport: Transport | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
@@ -57,11 +58,13 @@ def measure_files(
         paths: model files; the first is the reference.
         threads: of one inference.
         policy: how long each comparison may take.
-        runtime: one of :data:`RUNTIMES`.
+        runtime: one of :data:`RUNTIMES`; a device's runtime is whatever ``fresh`` makes.
         spinning: whether idle threads spin.
         sample: inputs to time with, each ``(n, ...)``; random ones of the models' shapes where None.
+        affinity: cores of this machine to stay on; all where None.
         transport: what starts processes on this machine.
-        fresh: makes a runtime on an attached device, with threads and sample of its own; this machine where None.
+        fresh: makes a runtime on an attached device, with threads, sample and affinity of its own; this machine where
+            None.
         store: earlier measurements, which are taken where all they depend on is the same; none where None.
 
     Returns:
@@ -71,7 +74,7 @@ def measure_files(
         UserError: no file, a file that is missing or cannot be loaded or run, an unknown runtime, a device that
             gives no answer.
     """
-    if runtime not in RUNTIMES:
+    if fresh is None and runtime not in RUNTIMES:
         raise UnknownNameError("runtime", runtime, RUNTIMES)
     if not paths:
         raise UserError("There is nothing to measure: name at least one model file.")
@@ -92,6 +95,7 @@ def measure_files(
             policy=policy,
             spinning=spinning,
             sample=sample,
+            affinity=affinity,
             transport=device,
             store=store,
         )
@@ -106,6 +110,7 @@ def measure_pair(
     threads: int = 1,
     policy: TimingPolicy = CAREFUL,
     sample: Batch | None = None,
+    affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
 ) -> FileTiming:
@@ -119,6 +124,7 @@ def measure_pair(
         policy=policy,
         spinning=True,
         sample=sample,
+        affinity=affinity,
         transport=open_transport(),
         store=store,
     )
@@ -132,12 +138,13 @@ def _measure_pair(
     policy: TimingPolicy,
     spinning: bool,
     sample: Batch | None,
+    affinity: Sequence[int] | None,
     transport: Transport,
     store: MeasurementStore | None,
 ) -> FileTiming:
     key: dict[str, Any] = {}
     if store is not None:
-        about = about_here(threads=threads, spinning=spinning)
+        about = about_here(threads=threads, spinning=spinning, affinity=affinity)
         key = latency_key(candidate, reference, about=about, policy=policy, sample=sample)
         found = kept_timing(store, key, str(candidate))
         if found is not None:
@@ -147,6 +154,7 @@ def _measure_pair(
         "reference": str(reference.resolve()),
         "threads": threads,
         "spinning": spinning,
+        "affinity": None if affinity is None else list(affinity),
         "policy": asdict(policy),
         "sample": to_plain(sample),
     }
@@ -191,7 +199,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     sample = from_plain(request["sample"])
     policy = TimingPolicy(**request["policy"])
     try:
-        runtime = OnnxRuntime(threads=request["threads"], spinning=request["spinning"], sample=sample)
+        runtime = OnnxRuntime(
+            threads=request["threads"], spinning=request["spinning"], sample=sample, affinity=request["affinity"]
+        )
         candidate, reference = runtime.build(request["candidate"]), runtime.build(request["reference"])
         timing = runtime.time(candidate, reference, policy)
         return _file_timing(runtime, timing, request["candidate"], policy).to_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from typing import Any
@@ -45,13 +45,13 @@ def latency_key(
     }
 
 
-def about_here(*, threads: int, spinning: bool) -> dict[str, Any]:
+def about_here(*, threads: int, spinning: bool, affinity: Sequence[int] | None = None) -> dict[str, Any]:
     """This machine and its runtime: a new kernel, microcode or build of ONNX Runtime is another one."""
     import onnxruntime
 
     from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
-    about = OnnxRuntime(threads=threads, spinning=spinning).describe()
+    about = OnnxRuntime(threads=threads, spinning=spinning, affinity=affinity).describe()
     return {**about, "build": onnxruntime.get_build_info(), **system_versions()}
 
 

@@ -15,7 +15,7 @@ import yaml
 from autocompress.core.errors import RunFolderError
 
 #: Keys of the request that a resumed run must share with the first.
-FIXED_KEYS = ("model", "data", "target", "device", "runtime", "threads", "space", "objectives", "seed")
+FIXED_KEYS = ("model", "data", "target", "device", "runtime", "threads", "affinity", "space", "objectives", "seed")
 REQUEST_FILE = "run.yaml"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.cli.options import parse_duration, read_config, read_plan
+from autocompress.cli.options import parse_cores, parse_duration, read_config, read_plan
 from autocompress.cli.search import READERS
 from autocompress.core.errors import PlanError, UserError
 
@@ -80,3 +80,19 @@ def test_plan_errors_name_the_file(tmp_path: Path) -> None:
     path.write_text('{"layer": {}}')
     with pytest.raises(PlanError, match=r"plan\.json.*layers"):
         read_plan(path)
+
+
+@pytest.mark.parametrize(("text", "cores"), [("0", (0,)), ("2-3", (2, 3)), ("5, 0-2", (0, 1, 2, 5))])
+def test_cores_are_numbers_and_ranges(text: str, cores: tuple[int, ...]) -> None:
+    assert parse_cores(text) == cores
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0,,1", "-1", "0-99999", "1.5"])
+def test_what_names_no_cores_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="Cores are written like"):
+        parse_cores(text)
+
+
+def test_a_core_named_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="named twice"):
+        parse_cores("0-2,1")

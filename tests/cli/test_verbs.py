@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,20 @@ def test_compress_reports_what_was_kept_and_measure_compares(place: Path, capsys
     rows = _json(capsys, "measure", "a.onnx", "b.onnx", "--target", "local")
     assert len(rows) == 2
     assert all(row["provenance"] == "measured" and "ratio" in row and "fingerprint" in row for row in rows)
+
+
+def test_measure_stays_on_the_cores_it_is_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "none.json").write_text("{}")
+    assert run(["compress", "nets.py:net", "--plan", "none.json", "--out", "a.onnx"]) == 0
+    capsys.readouterr()
+    core = str(min(os.sched_getaffinity(0)))
+    (row,) = _json(capsys, "measure", "a.onnx", "--affinity", core, "--no-cache")
+    assert row["details"]["affinity"] == [int(core)]
+    for text, error in (("8000", "Cores 8000 cannot be used"), ("x", "Cores are written like 0, 2-3 or 0,2-3")):
+        assert run(["measure", "a.onnx", "--affinity", text]) == 2
+        assert error in capsys.readouterr().err
+    assert run(["measure", "a.onnx", "--affinity", core, "--threads", "2"]) == 2
+    assert "2 threads do not fit on 1 core of --affinity" in capsys.readouterr().err
 
 
 def test_compress_reports_factors_and_what_stayed_whole(place: Path) -> None:

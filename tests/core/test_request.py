@@ -35,3 +35,4 @@ def test_plain_values_for_yaml() -> None:
     values = SearchRequest(out=Path("runs/a")).to_dict()
     assert values["out"] == "runs/a"
     assert values["objectives"] == ["accuracy", "latency_ms"]
+    assert SearchRequest(affinity=(0, 1)).to_dict()["affinity"] == [0, 1]

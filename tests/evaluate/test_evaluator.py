@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,6 +268,12 @@ def test_stages_go_from_cheap_to_dear_and_their_seconds_are_kept(make: Make) -> 
     assert {(number, label) for number, label, _ in bench.stages} == {(3, "prune 25%")}
     assert set(trial.stage_seconds) == {stage for _, _, stage in bench.stages}
     assert all(seconds >= 0 for seconds in trial.stage_seconds.values())
+
+
+def test_stages_are_charged_by_the_clock_they_are_given(make: Make) -> None:
+    ticks = itertools.count()
+    trial = make(clock=lambda: float(next(ticks))).evaluate(0, AS_IT_CAME, "baseline")
+    assert {name: trial.stage_seconds[name] for name in ("prune", "accuracy")} == {"prune": 1.0, "accuracy": 1.0}
 
 
 def test_a_failure_keeps_its_reason_and_the_next_trial_goes_on(make: Make) -> None:

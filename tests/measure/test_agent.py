@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -140,6 +141,27 @@ def test_it_times_with_the_protocol_of_this_package(talk: Talk, linear_model: Ca
     found = talk.ask(request, npz(x, x))["result"]
     assert len(found["candidate_ms"]) == len(found["reference_ms"]) == len(found["kept"]) >= 4
     assert 0.3 < found["ratio"] < 3
+
+
+def test_a_model_is_loaded_and_timed_on_chosen_cores(talk: Talk, linear_model: Callable[..., bytes]) -> None:
+    digest, core = put(talk, linear_model()), min(os.sched_getaffinity(0))
+    about = {"candidate": digest, "reference": digest, "policy": POLICY, "threads": 1}
+    x = np.zeros((1, 4), np.float32)
+    assert talk.ask({"command": "time", "affinity": [core], **about}, npz(x, x))["ok"]
+    assert os.sched_getaffinity(talk.process.pid) == {core}
+    assert talk.ask({"command": "time", "affinity": None, **about}, npz(x, x))["ok"]
+    assert os.sched_getaffinity(talk.process.pid) == os.sched_getaffinity(0), "the next one is free again"
+    refused = talk.ask({"command": "time", "affinity": [8000], **about}, npz(x, x))
+    assert (refused["kind"], refused["error"][:28]) == ("device", "cores 8000 cannot be used, t")
+
+
+def test_a_tool_runs_on_chosen_cores(talk: Talk) -> None:
+    core = min(os.sched_getaffinity(0))
+    script = "import os; print(sorted(os.sched_getaffinity(0)))"
+    request = {"command": "exec", "argv": [sys.executable, "-c", script], "models": {}, "timeout_seconds": 20}
+    answer = talk.ask({**request, "affinity": [core]})
+    assert talk.process.stdout is not None
+    assert talk.process.stdout.read(answer["bytes"]) == b"[%d]\n" % core
 
 
 def test_a_tool_gets_its_arguments_as_they_are(talk: Talk) -> None:

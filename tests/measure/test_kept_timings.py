@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,19 +53,22 @@ def test_without_a_store_it_is_measured(filled: MeasurementStore, linear_file: P
     assert "cached" not in found.details
 
 
-def test_other_bytes_threads_policy_or_sample_miss(
+def test_other_bytes_threads_policy_sample_or_cores_miss(
     filled: MeasurementStore, linear_file: Path, linear_model: Callable[..., bytes]
 ) -> None:
     other = linear_file.with_name("other.onnx")
     other.write_bytes(linear_model(weight=np.ones((4, 3), np.float32)))
     sample = (np.ones((1, 4), np.float32),)
+    core = [min(os.sched_getaffinity(0))]
     missed = [
         measure_files([other], policy=POLICY, store=filled),
         measure_files([linear_file], policy=POLICY, threads=2, store=filled),
         measure_files([linear_file], policy=replace(POLICY, min_blocks=5), store=filled),
         measure_files([linear_file], policy=POLICY, sample=sample, store=filled),
+        measure_files([linear_file], policy=POLICY, affinity=core, store=filled),
     ]
-    assert ["cached" in timing.details for (timing,) in missed] == [False] * 4
+    assert ["cached" in timing.details for (timing,) in missed] == [False] * 5
+    assert missed[-1][0].details["affinity"] == core
 
 
 @pytest.mark.parametrize("part", ["version", "build", "kernel", "microcode", "fingerprint", "spinning"])

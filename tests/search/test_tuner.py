@@ -1,5 +1,6 @@
 """The loop: seeds first, resume, budgets, stopping."""
 
+import time
 from collections.abc import Sequence
 
 from autocompress.core.plan import CompressionPlan
@@ -72,6 +73,14 @@ def test_a_spent_time_budget_stops_it() -> None:
     budget = Budget(seconds=10.0, reserve_seconds=lambda: 11.0)
     reason = tune(evaluator=FailingEvaluator(), store=store, proposer=Counting(9), seeds=SEEDS, budget=budget)
     assert (reason, len(store.items)) == (StopReason.BUDGET, 0)
+
+
+def test_a_pause_is_not_spent() -> None:
+    budget = Budget(seconds=10.0, started=time.monotonic() - 12.0)
+    assert budget.spent(0) is StopReason.BUDGET and budget.overrun()
+    budget.extend(5.0)
+    assert budget.spent(0) is None and not budget.overrun()
+    assert 7.0 <= budget.elapsed() < 8.0
 
 
 def test_it_stops_when_asked() -> None:

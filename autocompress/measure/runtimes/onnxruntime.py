@@ -17,6 +17,7 @@ from autocompress.core.errors import CandidateError, ModelError, UserError
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.hardware.host import host_fingerprint
+from autocompress.measure.affinity import pinned
 from autocompress.measure.latency import model_file_bytes
 from autocompress.measure.runtimes.loaded import LoadedModel
 from autocompress.measure.runtimes.session import ORT_ERRORS, create_session, first_line, session_options
@@ -102,19 +103,28 @@ class OnnxRuntime:
         spinning: whether its idle threads spin; recorded with every measurement.
         sample: inputs to time with, each ``(n, ...)``, the first sample is taken; random ones of the model's own
             shapes where None.
+        affinity: cores to load and time models on; wherever this process may run where None.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, *, threads: int = 1, spinning: bool = True, sample: Batch | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int = 1,
+        spinning: bool = True,
+        sample: Batch | None = None,
+        affinity: Sequence[int] | None = None,
+    ) -> None:
         if threads < 1:
             raise UserError(f"`threads` must be at least 1, but got {threads}.")
         self.threads = threads
         self.spinning = spinning
+        self.affinity = None if affinity is None else list(affinity)
         self._sample = sample
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version, provider, threads, spinning and the device's fingerprint."""
+        """Name, version, provider, threads, spinning, affinity and the device's fingerprint."""
         return {
             "name": self.name,
             "version": ort.__version__,
@@ -122,6 +132,7 @@ class OnnxRuntime:
             "threads": self.threads,
             "spinning": self.spinning,
             "fingerprint": host_fingerprint(),
+            "affinity": self.affinity,
         }
 
     def build(self, graph: SkeletonGraph | str | PathLike[str] | bytes) -> OrtArtifact:
@@ -132,7 +143,13 @@ class OnnxRuntime:
         Raises:
             ModelError: a file or bytes that ONNX Runtime cannot load.
             CandidateError: a graph that it refuses.
+            TargetError: cores of the affinity that cannot be used.
         """
+        # A session's threads stay where they are started.
+        with pinned(self.affinity):
+            return self._build(graph)
+
+    def _build(self, graph: SkeletonGraph | str | PathLike[str] | bytes) -> OrtArtifact:
         options = session_options(threads=self.threads, spinning=self.spinning)
         if isinstance(graph, bytes):
             return self._load(graph, options, "The model", partial(len, graph))
@@ -158,15 +175,16 @@ class OnnxRuntime:
         """
         sample = candidate.sample(self._sample)
         known = min(reference.calm_levels_ms, default=None)
-        timing = compare(
-            candidate.bound_call(sample), reference.bound_call(reference.sample(self._sample)), policy, calm_ms=known
-        )
+        with pinned(self.affinity):
+            calls = candidate.bound_call(sample), reference.bound_call(reference.sample(self._sample))
+            timing = compare(*calls, policy, calm_ms=known)
         if timing.details["calm"]:
             reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
         details = {
             **timing.details,
             "threads": self.threads,
             "spinning": self.spinning,
+            "affinity": self.affinity,
             "sample_shapes": [list(array.shape) for array in sample],
         }
         return replace(timing, details=details)

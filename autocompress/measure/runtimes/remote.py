@@ -152,7 +152,6 @@ class RemoteOnnxRuntime:
             "reference": reference.model.digest,
             "policy": asdict(policy),
             "calm_ms": min(reference.calm_levels_ms, default=None),
-            "affinity": self._affinity,
             **self._options(),
         }
         found, _ = self.device.request(
@@ -204,7 +203,7 @@ class RemoteOnnxRuntime:
             "session.intra_op.allow_spinning": "1" if self.spinning else "0",
             "session.intra_op.spin_duration_us": str(SPIN_MICROSECONDS),
         }
-        return {"threads": self.threads, "entries": entries}
+        return {"threads": self.threads, "entries": entries, "affinity": self._affinity}
 
 
 def model_contents(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,6 +183,15 @@ def test_a_timing_says_how_it_was_made(conv_graph: Graphs, images: np.ndarray) -
     assert (details["threads"], details["spinning"]) == (1, False)
     assert details["sample_shapes"] == [[2, 3, 6, 6]]
     assert details["stopped"] in ("interval", "time")
+
+
+def test_a_model_stays_on_the_cores_it_was_given(conv_graph: Graphs, images: np.ndarray) -> None:
+    core, before = min(os.sched_getaffinity(0)), os.sched_getaffinity(0)
+    runtime = OnnxRuntime(affinity=[core], sample=(images[:1],))
+    artifact = runtime.build(conv_graph())
+    timing = runtime.time(artifact, artifact, POLICY)
+    assert (timing.details["affinity"], runtime.describe()["affinity"]) == ([core], [core])
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_calm_level_of_the_reference_is_remembered(runtime: OnnxRuntime, conv_graph: Graphs) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,17 @@ import onnx
 import pytest
 
 from autocompress import api
-from autocompress.core.errors import CandidateError, DataError, ModelError, UserError
+from autocompress.core.errors import CandidateError, DataError, ModelError, TargetError, UserError
 from autocompress.core.measurement import TimingPolicy
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.loading import load_place
 from autocompress.measure.device import Device
+from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.fresh_process import measure_files
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.runtimes.probe_nets import residual_net
 from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
+from autocompress.measure.store import MeasurementStore
 from autocompress.measure.transports.local import LocalConnection
 
 POLICY = TimingPolicy(block_ms=4.0, half_width=0.05, max_seconds=2.0, min_blocks=6, warmup_seconds=0.05)
@@ -99,6 +104,38 @@ def test_the_ratio_over_ssh_is_that_of_this_machine(ssh_server: Any, nets: list[
     assert there.fingerprint == here.fingerprint
     assert there.runtime == here.runtime
     assert there.details["fresh_process"]
+
+
+def test_a_device_keeps_its_timings_and_another_one_never_gets_them(
+    ssh_server: Any, nets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MeasurementStore(tmp_path / "cache")
+    # Whatever happens here counts as calm, as only calm readings are kept.
+    policy = replace(POLICY, calm_tolerance=1e6, min_blocks=1, max_seconds=0.2)
+
+    def measured() -> FileTiming:
+        with closing(load_place("x86-avx512-vnni", ssh_server.url)) as place:
+            return measure_files(nets[:1], policy=policy, fresh=lambda: place.fresh_timer(threads=1), store=store)[0]
+
+    first, second = measured(), measured()
+    assert "cached" not in first.details and second.details["cached"] == first.when
+    assert second.samples == first.samples
+    # The same board with one core less is another device.
+    one_core = tmp_path / "one-core"
+    one_core.write_text(f'#!/bin/sh\nexec taskset -c {min(os.sched_getaffinity(0))} "{sys.executable}" "$@"\n')
+    one_core.chmod(0o755)
+    monkeypatch.setenv("AUTOCOMPRESS_REMOTE_PYTHON", str(one_core))
+    other = measured()
+    assert other.fingerprint != first.fingerprint
+    assert "cached" not in other.details
+
+
+def test_a_comparison_over_ssh_stays_on_its_cores(ssh_server: Any, nets: list[Path]) -> None:
+    core = min(os.sched_getaffinity(0))
+    (row,) = api.measure(nets[:1], device=ssh_server.url, target="x86-avx512-vnni", affinity=[core], cache=False)
+    assert row["details"]["affinity"] == [core]
+    with pytest.raises(TargetError, match="cores 8000 cannot be used, there are "):
+        api.measure(nets[:1], device=ssh_server.url, target="x86-avx512-vnni", affinity=[8000], cache=False)
 
 
 def test_a_model_that_cannot_be_loaded_there_fails_as_a_candidate(runtime: RemoteOnnxRuntime) -> None:
