@@ -1,36 +1,37 @@
-"""Prices of kernels from profiles and whole-model timings, and of kernels that nobody timed from their family.
+"""Prices of kernels from profiles and whole-model timings together, with how sure they are.
 
-A profile gives every kernel's time in its place, in context, but adds its own overhead to each. Whole models timed
-without the profiler tell how much: what a plan takes is the sum of its kernels' prices. Both go into one linear
-least-squares fit with priors (ridge regression; Huber weights make single disturbed timings harmless).
-
-A kernel that was not timed is priced by its family: arithmetic and memory traffic fitted without negative parts (which
-knows that widths are rounded up to whole vectors), corrected by a Gaussian process over its sizes (Rasmussen and
-Williams 2006, equation 2.25): cliffs that the neighbours show are kept, far from them only the trend is left.
+A profile gives every kernel's time in its place, but adds its own overhead, and a kernel may run otherwise under it.
+Whole models timed without the profiler say what the kernels' true times sum up to. Both are linear in the prices'
+relative deviations from what their families let expect (:mod:`autocompress.cost.kernel_trends`), so prices are the mean
+of one Gaussian posterior (Rasmussen and Williams 2006, equation 2.38), and a plan's time, their sum, has its variance.
+Timings that do not fit the rest are given more noise (Huber weights): a disturbed one does no harm.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import nnls
 
 from autocompress.core.kernel import Kernel
+from autocompress.cost.kernel_trends import KernelTrends
+
+Array = NDArray[np.float64]
 
 #: What the profiler is expected to add to a kernel, microseconds, and by how much that may vary between operators.
-_OVERHEAD, _OVERHEAD_SPREAD = 3.0, 1.0
-#: By how much, relative and in microseconds, a kernel may differ under the profiler from what it takes without.
-_PRICE_SPREAD, _PRICE_FLOOR_SPREAD = 0.05, 0.3
-_HUBER = 1.5
+_OVERHEAD, _OVERHEAD_SPREAD = 3.0, 1.5
+#: By how much families and single kernels may differ under the profiler from what they take without, relative.
+_FAMILY_BIAS, _KERNEL_BIAS = 0.03, 0.02
+#: By how much a model's timings may differ together from the sums of its kernels: caches, an error of its base.
+_MODEL_BIAS = 0.02
+#: Sessions of one model differ by as much through where their memory lies.
+SESSION_SPREAD = 0.008
+_HUBER, _ROUNDS = 1.5, 6
 _LEAST = 0.1
-#: Kernels pad channels to whole vectors of this many.
-_VECTOR = 16
-_LENGTH, _SIGNAL, _NOISE, _CLOCK = 1.0, 0.2, 0.02, 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class WholeTiming:
 
 
 class KernelPrices:
-    """Milliseconds of any kernel of a known family.
+    """Microseconds of any kernels of known families.
 
     Args:
         profiled: kernel key to its times under the profiler, microseconds, one a profile.
@@ -59,13 +60,23 @@ class KernelPrices:
     """
 
     def __init__(self, profiled: Mapping[str, Sequence[float]], timings: Sequence[WholeTiming]) -> None:
-        keys = list(profiled)
-        kernels = [Kernel.from_key(key) for key in keys]
-        raw = np.array([np.median(profiled[key]) for key in keys])
-        counts = np.array([len(profiled[key]) for key in keys], np.float64)
-        prices, self._overheads = _fit(keys, kernels, raw, timings)
-        self._known = dict(zip(keys, prices.tolist(), strict=True))
-        self._families = _families(kernels, prices, counts)
+        self._keys = {key: index for index, key in enumerate(profiled)}
+        self._kernels = [Kernel.from_key(key) for key in profiled]
+        self._models = [timing.model for timing in timings]
+        raw = np.array([np.median(times) for times in profiled.values()])
+        counts = np.array([len(times) for times in profiled.values()], np.float64)
+        self._trends = KernelTrends(self._kernels, np.maximum(raw - _OVERHEAD, 0.1 * raw), counts)
+        expected = self._trends.expected(self._kernels)
+        self._shares = np.zeros((len(timings), len(raw)))
+        whole = np.zeros(len(timings))
+        for row, timing in enumerate(timings):
+            for key, count in timing.kernels.items():
+                self._shares[row, self._keys[key]] = count * expected[self._keys[key]]
+            whole[row] = self._shares[row].sum()
+            self._shares[row] /= whole[row]
+        self._read = (raw - _OVERHEAD) / expected - 1.0
+        self._timed = np.array([timing.ms * 1e3 for timing in timings]) / np.maximum(whole, _LEAST) - 1.0
+        self._condition(expected, np.array([timing.spread for timing in timings]))
 
     @property
     def overheads(self) -> Mapping[str, float]:
@@ -74,112 +85,86 @@ class KernelPrices:
 
     def known(self, kernel: Kernel) -> bool:
         """Whether this very kernel was timed."""
-        return kernel.key in self._known
+        return kernel.key in self._keys
 
     def knows(self, kernel: Kernel) -> bool:
         """Whether a kernel of its family was timed."""
-        return kernel.family in self._families
+        return self._trends.knows(kernel)
 
-    def microseconds(self, kernels: Iterable[Kernel]) -> NDArray[np.float64]:
+    def microseconds(self, kernels: Iterable[Kernel]) -> Array:
         """``(n_kernels,)`` price of each.
 
         Raises:
             KeyError: the family of one was never timed; see :meth:`knows`.
         """
-        found: dict[str, float] = {}
         every = list(kernels)
-        for kernel in every:
-            if kernel.key not in found:
-                known = self._known.get(kernel.key)
-                found[kernel.key] = self._families[kernel.family].price(kernel) if known is None else known
-        return np.array([found[kernel.key] for kernel in every])
-
-
-def _fit(
-    keys: Sequence[str], kernels: Sequence[Kernel], raw: NDArray[np.float64], timings: Sequence[WholeTiming]
-) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """``(n_kernels,)`` prices, and what the profiler adds to each operator; microseconds."""
-    operators = sorted({kernel.op_type for kernel in kernels})
-    place = {key: index for index, key in enumerate(keys)}
-    launches = np.zeros((len(timings), len(keys)))
-    for row, timing in zip(launches, timings, strict=True):
-        for key, count in timing.kernels.items():
-            row[place[key]] = count
-    kind = np.array([operators.index(kernel.op_type) for kernel in kernels])
-    onehot = np.eye(len(operators))[kind]
-    # Unknown: each operator's overhead beyond the expected one, and each kernel's own deviation.
-    design = np.hstack([-launches @ onehot, launches])
-    expected = launches @ (raw - _OVERHEAD)
-    prior = np.concatenate(
-        [np.full(len(operators), _OVERHEAD_SPREAD), np.hypot(raw * _PRICE_SPREAD, _PRICE_FLOOR_SPREAD)]
-    )
-    whole = np.array([timing.ms * 1e3 for timing in timings])
-    spread = np.array([timing.spread for timing in timings]) * whole
-    weight, solution = np.ones(len(timings)), np.zeros(design.shape[1])
-    for _ in range(6 if timings else 0):
-        # Dual form of ridge regression: as large as the number of timings.
-        noise = np.diag(spread**2 / weight)
-        covered = design * prior**2
-        solution = covered.T @ np.linalg.solve(covered @ design.T + noise, whole - expected)
-        misses = np.abs(whole - expected - design @ solution) / spread
-        weight = np.minimum(1.0, _HUBER / np.maximum(misses, 1e-9))
-    overheads = _OVERHEAD + solution[: len(operators)]
-    prices = raw + solution[len(operators) :] - overheads[kind]
-    # Where a time is nothing but overhead, a kernel still costs its launch.
-    return np.maximum(prices, np.maximum(_LEAST, 0.1 * raw)), dict(zip(operators, overheads.tolist(), strict=True))
-
-
-class _Family:
-    """One family's trend and the deviations from it."""
-
-    def __init__(self, kernels: Sequence[Kernel], prices: NDArray[np.float64], counts: NDArray[np.float64]) -> None:
-        costs = np.array([_costs(kernel) for kernel in kernels])
-        self._scale = np.maximum(costs.max(axis=0), 1e-12)
-        self._trend, _ = nnls(costs / self._scale / prices[:, None], np.ones(len(prices)))
-        self._places = np.array([_sizes(kernel) for kernel in kernels])
-        rest = np.log(prices / self._expected(costs))
-        noise = (_NOISE**2 + (_CLOCK / prices) ** 2) / counts
-        covariance = _covariance(self._places, self._places) + np.diag(noise + 1e-6)
-        self._weights = cho_solve(cho_factor(covariance), rest)
-
-    def price(self, kernel: Kernel) -> float:
-        """Microseconds."""
-        near = _covariance(np.array([_sizes(kernel)]), self._places)
-        deviation = float((near @ self._weights)[0])
-        return float(self._expected(np.array([_costs(kernel)]))[0] * np.exp(deviation))
-
-    def _expected(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.maximum(costs / self._scale @ self._trend, _LEAST)
+        expected = self._trends.expected(every)
+        found: Array = np.maximum(expected * (1.0 + self._deviations(self._covariance(every))), _LEAST)
         return found
 
+    def total(self, kernels: Iterable[Kernel], model: str) -> tuple[float, float]:
+        """Microseconds of a version of a model that launches these, and their relative standard deviation.
 
-def _families(
-    kernels: Sequence[Kernel], prices: NDArray[np.float64], counts: NDArray[np.float64]
-) -> dict[str, _Family]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, kernel in enumerate(kernels):
-        rows[kernel.family].append(index)
-    return {
-        family: _Family([kernels[i] for i in index], prices[index], counts[index]) for family, index in rows.items()
-    }
+        Raises:
+            KeyError: the family of one was never timed; see :meth:`knows`.
+        """
+        counted = Counter(kernels)
+        every = list(counted)
+        parts = self._trends.expected(every) * np.array(list(counted.values()), np.float64)
+        share = parts / parts.sum()
+        prior = self._trends.shared(every, every) + self._trends.own**2 * np.eye(len(every))
+        from_readings = share @ self._covariance(every)
+        alike = _MODEL_BIAS**2 * np.array([other == model for other in self._models], np.float64)
+        rest = self._shares @ from_readings + alike - self._explained.T @ from_readings
+        deviation = from_readings @ self._weights + rest @ self._timing_weights
+        variance = (
+            share @ prior @ share
+            + _MODEL_BIAS**2
+            - from_readings @ cho_solve(self._readings, from_readings)
+            - (rest @ cho_solve(self._timings, rest) if len(rest) else 0.0)
+        )
+        factor = max(1.0 + float(deviation), 0.1)
+        return float(parts.sum()) * factor, float(np.sqrt(max(variance, 0.0) + SESSION_SPREAD**2)) / factor
 
+    def _condition(self, expected: Array, spreads: Array) -> None:
+        """Readings first, timings on what these leave open."""
+        trends, kernels = self._trends, self._kernels
+        prior = trends.shared(kernels, kernels) + trends.own**2 * np.eye(len(kernels))
+        operators = sorted({kernel.op_type for kernel in kernels})
+        place = np.array([operators.index(kernel.op_type) for kernel in kernels])
+        overhead = _OVERHEAD_SPREAD**2 * (place[:, None] == place[None, :]) / np.outer(expected, expected)
+        bias = _FAMILY_BIAS**2 * trends.same_family(kernels, kernels)
+        self._readings = cho_factor(prior + bias + overhead + np.diag(_KERNEL_BIAS**2 + trends.noise), lower=True)
+        self._weights = cho_solve(self._readings, self._read)
+        across = prior @ self._shares.T
+        self._explained = cho_solve(self._readings, across)
+        same = np.array([[a == b for b in self._models] for a in self._models]).reshape((len(self._models),) * 2)
+        left = self._shares @ across + _MODEL_BIAS**2 * same - across.T @ self._explained
+        missed = self._timed - across.T @ self._weights
+        noise, weight = spreads**2 + SESSION_SPREAD**2, np.ones(len(missed))
+        self._timing_weights = np.zeros(len(missed))
+        for _ in range(_ROUNDS if len(missed) else 0):
+            self._timings = cho_factor(left + np.diag(noise / weight), lower=True)
+            self._timing_weights = cho_solve(self._timings, missed)
+            # What the posterior leaves of each timing, in units of its own noise.
+            misses = np.abs(self._timing_weights) * np.sqrt(noise) / weight
+            weight = np.minimum(1.0, _HUBER / np.maximum(misses, 1e-9))
+        # An overhead is what readings of its operator have in common beyond prices.
+        open_ = self._weights - self._explained @ self._timing_weights
+        means = [(open_ / expected)[place == index].sum() for index in range(len(operators))]
+        self._overheads = {
+            name: _OVERHEAD + _OVERHEAD_SPREAD**2 * float(mean) for name, mean in zip(operators, means, strict=True)
+        }
 
-def _costs(kernel: Kernel) -> tuple[float, ...]:
-    macs, weights, read, written = kernel.work
-    out = kernel.weight[0] if kernel.weight else 1
-    padded = macs * (-(-out // _VECTOR) * _VECTOR) / max(out, 1)
-    return 1.0, macs, padded, weights, read + written
+    def _covariance(self, kernels: Sequence[Kernel]) -> Array:
+        """``(n_kernels, n_known)`` of relative deviations."""
+        found = self._trends.shared(kernels, self._kernels)
+        for row, kernel in enumerate(kernels):
+            if kernel.key in self._keys:
+                found[row, self._keys[kernel.key]] += self._trends.own**2
+        return found
 
-
-def _sizes(kernel: Kernel) -> tuple[float, ...]:
-    _, _, read, written = kernel.work
-    if not kernel.weight:
-        return float(np.log(max(read, 1.0))), float(np.log(max(written, 1.0)))
-    spatial = max(1.0, kernel.outputs_spatial)
-    return tuple(float(np.log(max(1, size))) for size in (kernel.weight[0], kernel.weight[1], spatial))
-
-
-def _covariance(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    squares = ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)
-    found: NDArray[np.float64] = _SIGNAL**2 * np.exp(-squares / (2 * _LENGTH**2))
-    return found
+    def _deviations(self, from_readings: Array) -> Array:
+        rest = from_readings @ (self._shares.T - self._explained)
+        found: Array = from_readings @ self._weights + rest @ self._timing_weights
+        return found

@@ -28,7 +28,7 @@ from autocompress.graph.model_graph import ModelGraph
 #: Fewer plans of a model are too few to say how far estimates are off.
 FEWEST_PLANS = 12
 _FOLDS = 5
-_CONFIDENCE = 0.95
+_CONFIDENCE, _NORMAL = 0.95, 1.96
 _SCHEMA = 1
 
 
@@ -68,7 +68,7 @@ class PriceList:
         self.device = dict(device)
         self.runs = tuple(runs)
         self.base_ms = dict(base_ms or {})
-        self._known_errors: dict[str, float] = {}
+        self._quantiles: dict[str, float] = {}
 
     @cached_property
     def prices(self) -> KernelPrices:
@@ -83,34 +83,39 @@ class PriceList:
         """A list that knows these too."""
         return PriceList(device=self.device, runs=(*self.runs, *runs), base_ms={**self.base_ms, **base_ms})
 
-    def left_out_errors(self, model: str) -> NDArray[np.float64]:
-        """``(n_plans,)`` log-ratios of estimate to measurement, each plan estimated by a list that lacks it."""
-        return self._errors(model)[0]
+    def left_out(self, model: str) -> NDArray[np.float64]:
+        """``(n_plans, 3)``: each plan of a model estimated by a list that lacks it.
 
-    def error(self, model: str) -> float:
-        """How far 95% of estimates for a model are off at most, relative (split conformal, Lei et al. 2018).
-
-        Plans whose own timing was disturbed do not count where enough others are left.
+        Columns are the log-ratio of estimate to measurement, the estimate's own relative standard deviation, and that
+        of the measurement.
         """
-        if model in self._known_errors:
-            return self._known_errors[model]
-        errors, spreads = self._errors(model)
-        quiet = errors[spreads <= max(0.02, float(np.median(spreads)))]
-        sizes = np.sort(np.abs(quiet))
-        rank = min(len(sizes), math.ceil((len(sizes) + 1) * _CONFIDENCE))
-        found = self._known_errors[model] = float(np.expm1(sizes[rank - 1]))
-        return found
+        own = [index for index, run in enumerate(self.runs) if run.model == model]
+        found = []
+        for fold in range(_FOLDS):
+            aside = own[fold::_FOLDS]
+            rest = [run for index, run in enumerate(self.runs) if index not in aside]
+            if not aside or not rest:
+                continue
+            prices = fitted(rest)
+            for run in (self.runs[index] for index in aside):
+                kernels = [Kernel.from_key(key) for key in run.kernels]
+                if all(prices.knows(kernel) for kernel in kernels):
+                    microseconds, spread = prices.total(kernels, model)
+                    found.append((math.log(microseconds * 1e-3 / run.ms), spread, run.spread))
+        return np.array(found).reshape(-1, 3)
 
-    def milliseconds(self, kernels: Sequence[Kernel]) -> float:
-        """What these kernels take in a row.
+    def quantile(self, model: str) -> float:
+        """Standard deviations within which 95% of a model's plans lie (normalized split conformal, Lei et al. 2018).
 
-        Raises:
-            PlanError: one is of a family that was never timed.
+        An error is divided by what it may be: of the estimate and of the timing it is compared with. So neither odd
+        plans nor disturbed timings widen the interval of all others. Never less than a normal distribution has.
         """
-        strange = next((kernel for kernel in kernels if not self.prices.knows(kernel)), None)
-        if strange is not None:
-            raise PlanError(f"The price list has no price for {strange.family!r}: measure more plans of this model.")
-        return float(self.prices.microseconds(kernels).sum()) * 1e-3
+        if model not in self._quantiles:
+            errors, own, timing = self.left_out(model).T
+            scores = np.sort(np.abs(errors) / np.hypot(own, timing))
+            rank = min(len(scores), math.ceil((len(scores) + 1) * _CONFIDENCE))
+            self._quantiles[model] = max(_NORMAL, float(scores[rank - 1])) if rank else math.inf
+        return self._quantiles[model]
 
     def estimate(self, kernels: Sequence[Kernel], model: str, *, target: str = "local") -> Measurement:
         """Latency of the version of a model that launches these kernels.
@@ -125,7 +130,11 @@ class PriceList:
         """
         if not self.covers(model):
             raise PlanError(f"The price list knows fewer than {FEWEST_PLANS} plans of this model: measure it first.")
-        value, error = self.milliseconds(kernels), self.error(model)
+        strange = next((kernel for kernel in kernels if not self.prices.knows(kernel)), None)
+        if strange is not None:
+            raise PlanError(f"The price list has no price for {strange.family!r}: measure more plans of this model.")
+        microseconds, spread = self.prices.total(kernels, model)
+        value, error = microseconds * 1e-3, math.expm1(self.quantile(model) * spread)
         seen = sum(self.prices.known(kernel) for kernel in kernels) / max(1, len(kernels))
         return Measurement(
             metric="latency_ms",
@@ -179,22 +188,6 @@ class PriceList:
             return cls(device=data["device"], runs=runs, base_ms=data["base_ms"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CandidateError("price list", f"cannot be read: {error}") from error
-
-    def _errors(self, model: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        own = [index for index, run in enumerate(self.runs) if run.model == model]
-        errors, spreads = [], []
-        for fold in range(_FOLDS):
-            left_out = own[fold::_FOLDS]
-            rest = [run for index, run in enumerate(self.runs) if index not in left_out]
-            if not left_out or not rest:
-                continue
-            prices = fitted(rest)
-            for run in (self.runs[index] for index in left_out):
-                kernels = [Kernel.from_key(key) for key in run.kernels]
-                if all(prices.knows(kernel) for kernel in kernels):
-                    errors.append(math.log(float(prices.microseconds(kernels).sum()) * 1e-3 / run.ms))
-                    spreads.append(run.spread)
-        return np.array(errors), np.array(spreads)
 
 
 def fitted(runs: Sequence[PricedRun]) -> KernelPrices:

@@ -1,15 +1,18 @@
 """How near prices measured in two minutes come to plans that nobody timed, beside FLOPs, layer sums and the roofline.
 
 python experiments/latency_model/run.py [--seconds 40] [--plans 70] [--models resnet20,resnet18,mobilenet_v2]
+python experiments/latency_model/run.py --evaluate
 
-Each model's prices are measured for ``--seconds``, building included; then ``--plans`` random plans are timed with care
-and compared with what the list, fitted before, says of them.
+Each model's prices are measured for ``--seconds``, building included; then ``--plans`` random plans that are not among
+those are timed with care and compared with what the list says of them. ``--evaluate`` reads what was measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gzip
+import json
 import os
 import sys
 import time
@@ -24,24 +27,27 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "roofline_validation"))
+from figure import draw
 from nets import NETS
 
 from autocompress.compress.legal import legality
+from autocompress.core.kernel import Kernel
 from autocompress.core.measurement import TimingPolicy
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.space import SearchSpace
 from autocompress.core.target import Precision
-from autocompress.cost.price_list import PricedRun, PriceList, model_key
+from autocompress.cost.price_list import PriceList, model_key
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.pricing import PricedLatency, compressor_for, drafted, measure_prices
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.loading import Place, load_place
-from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.runtimes.onnxruntime import OnnxRuntime, OrtArtifact
 from autocompress.search.space_builder import build_space, load_template
 from autocompress.zoo.resnet import resnet20
 
 RESULTS = Path(__file__).parent / "results"
+RAW = RESULTS / "measured.json.gz"
 MODELS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
     "resnet20": (resnet20, 32),
     "resnet18": (NETS["resnet18"], 224),
@@ -95,7 +101,8 @@ def counted(graph: ModelGraph, plan: CompressionPlan, compressor: Any) -> NDArra
     return np.array([1.0, whole, integer])
 
 
-def one_model(name: str, place: Place, seconds: float, plans: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measure(name: str, place: Place, seconds: float, plans: int, seed: int) -> dict[str, Any]:
+    """Prices of one model, then plans that were not among those they come from; JSON values."""
     make, pixels = MODELS[name]
     torch.manual_seed(0)
     graph = load_model(make().eval(), (torch.zeros(2, 3, pixels, pixels),))
@@ -103,69 +110,104 @@ def one_model(name: str, place: Place, seconds: float, plans: int) -> tuple[list
     runtime = OnnxRuntime()
     designed: list[CompressionPlan] = []
     start = time.monotonic()
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng([seed, 1])
     runs, base_ms = measure_prices(graph, space, runtime, place.spec, budget_seconds=seconds, rng=rng, plans=designed)
     spent = time.monotonic() - start
-    model = model_key(graph)
-    prices = PriceList(device=dict(runtime.describe())).with_runs(runs, {model: base_ms})
+    prices = PriceList(device=dict(runtime.describe())).with_runs(runs, {model_key(graph): base_ms})
     latency = PricedLatency(prices, runtime, place.spec)
-    expected_error = prices.error(model)
     roofline = Roofline(place.target, place.spec)
-    compressor = compressor_for(graph, place.spec)
-    macs = Macs([(counted(graph, plan, compressor), run.ms) for plan, run in zip(designed, runs, strict=True)])
-    between = between_layers(prices, runs)
-    base = runtime.build(drafted(compressor, CompressionPlan()))
     roofline_base = roofline.estimate(graph, CompressionPlan()).value
-    rng = np.random.default_rng(2026)
-    rows = []
-    for number in range(plans):
+    compressor = compressor_for(graph, place.spec)
+
+    def built(plan: CompressionPlan) -> OrtArtifact:
+        return runtime.build(drafted(compressor, plan))
+
+    rng = np.random.default_rng([seed, 2])
+    base = built(CompressionPlan())
+    seen = {plan.digest for plan in designed}
+    found: list[dict[str, Any]] = []
+    while len(found) < plans:
         plan = random_plan(space, rng)
-        begin = time.perf_counter()
-        estimate = latency.estimate(graph, plan)
-        estimate_seconds = time.perf_counter() - begin
-        kernels = latency.kernels(graph, plan)
-        layer_us = sum(prices.prices.microseconds([k for k in kernels if k.weight]))
-        times = [runtime.time(runtime.build(drafted(compressor, plan)), base, TRUTH)]
-        if number < REPEATED:
-            times.append(runtime.time(runtime.build(drafted(compressor, plan)), base, TRUTH))
-        timing = times[0]
+        if plan.digest in seen:
+            continue
+        seen.add(plan.digest)
+        timings = [runtime.time(built(plan), base, TRUTH) for _ in range(1 + (len(found) < REPEATED))]
+        found.append(
+            {
+                "plan": plan.digest,
+                "kernels": [kernel.key for kernel in latency.kernels(graph, plan)],
+                "ratios": [timing.ratio for timing in timings],
+                "half_width": timings[0].ratio_interval.half_width / timings[0].ratio,
+                "calm": bool(timings[0].details["calm"]),
+                "counts": counted(graph, plan, compressor).tolist(),
+                "roofline": roofline.estimate(graph, plan).value / roofline_base,
+            }
+        )
+    choices = (*space.choices, *space.fixed)
+    integers = [c.subject for c in choices if c.kind == "precision" and "int8" in c.options]
+    four, eight = (
+        built(CompressionPlan(layers=dict.fromkeys(integers, precision.layer_plan)))
+        for precision in (Precision.INT4, Precision.INT8)
+    )
+    return {
+        "model": name,
+        "seconds": spent,
+        "base_ms": base_ms,
+        "prices": prices.to_dict(),
+        "counts": [counted(graph, plan, compressor).tolist() for plan in designed],
+        "plans": found,
+        "int4_to_int8": runtime.time(four, eight, TRUTH).ratio,
+    }
+
+
+def evaluate(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every estimator on the plans that were not seen."""
+    prices, base_ms = PriceList.from_dict(raw["prices"]), raw["base_ms"]
+    model = prices.runs[0].model
+    macs = Macs([(np.array(row), run.ms) for row, run in zip(raw["counts"], prices.runs, strict=True)])
+    between = between_layers(prices)
+    rows = []
+    for item in raw["plans"]:
+        kernels = [Kernel.from_key(key) for key in item["kernels"]]
+        estimate = prices.estimate(kernels, model)
         interval = estimate.interval
         assert interval is not None
+        layers = float(prices.prices.microseconds([k for k in kernels if k.weight]).sum()) * 1e-3
+        measured, *again = (ratio * base_ms for ratio in item["ratios"])
         rows.append(
             {
-                "model": name,
-                "plan": plan.digest,
-                "measured_ms": timing.ratio * base_ms,
-                "half_width": timing.ratio_interval.half_width / timing.ratio,
-                "calm": bool(timing.details["calm"]),
-                "again_ms": times[1].ratio * base_ms if len(times) > 1 else "",
+                "model": raw["model"],
+                "plan": item["plan"],
+                "measured_ms": measured,
+                "half_width": item["half_width"],
+                "calm": item["calm"],
+                "again_ms": again[0] if again else "",
                 "price list": estimate.value,
                 "low_ms": interval.low,
                 "high_ms": interval.high,
-                "layer sum": float(layer_us) * 1e-3 + between,
-                "FLOPs": macs.estimate(counted(graph, plan, compressor)),
-                "roofline": roofline.estimate(graph, plan).value / roofline_base * base_ms,
+                "layer sum": layers + between,
+                "FLOPs": macs.estimate(np.array(item["counts"])),
+                "roofline": item["roofline"] * base_ms,
                 "kernels_measured": estimate.details["kernels_measured"],
-                "estimate_seconds": estimate_seconds,
             }
         )
-    facts = {"measuring_seconds": spent, "plans_measured": len(runs), "base_ms": base_ms, "expected": expected_error}
-    return rows, facts
+    return rows
 
 
-def between_layers(prices: PriceList, runs: list[PricedRun]) -> float:
+def between_layers(prices: PriceList) -> float:
     """Milliseconds of the uncompressed model that no layer takes: what a sum over layers can know of the rest."""
-    from autocompress.core.kernel import Kernel
-
-    kernels = [Kernel.from_key(key) for key in runs[0].kernels]
+    kernels = [Kernel.from_key(key) for key in prices.runs[0].kernels]
     return float(prices.prices.microseconds([k for k in kernels if not k.weight]).sum()) * 1e-3
 
 
-def summary(rows: list[dict[str, Any]], facts: dict[str, Any]) -> list[dict[str, Any]]:
+def summary(rows: list[dict[str, Any]], raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row an estimator."""
     found = []
     measured = np.array([row["measured_ms"] for row in rows])
     again = np.array([[row["measured_ms"], row["again_ms"]] for row in rows if row["again_ms"] != ""])
     repeat = np.abs(np.log(again[:, 1] / again[:, 0]))
+    inside = [row["low_ms"] <= row["measured_ms"] <= row["high_ms"] for row in rows]
+    width = [row["high_ms"] / row["price list"] - 1 for row in rows]
     for estimator in ESTIMATORS:
         estimates = np.array([row[estimator] for row in rows])
         errors = np.abs(estimates / measured - 1)
@@ -179,14 +221,16 @@ def summary(rows: list[dict[str, Any]], facts: dict[str, Any]) -> list[dict[str,
                 "within_10": round(float(np.mean(errors <= 0.1)), 3),
                 "worst": round(float(errors.max()), 3),
                 "spearman": round(float(spearmanr(estimates, measured)[0]), 4),
-                "measuring_seconds": round(facts["measuring_seconds"], 1) if estimator != "roofline" else 0,
-                "plans_measured": facts["plans_measured"] if estimator != "roofline" else 0,
-                "interval_promised": round(facts["expected"], 3) if estimator == "price list" else "",
+                "measuring_seconds": round(raw["seconds"], 1) if estimator != "roofline" else 0,
+                "plans_measured": len(raw["counts"]) if estimator != "roofline" else 0,
+                "interval": round(float(np.median(width)), 4) if estimator == "price list" else "",
+                "interval_covers": round(float(np.mean(inside)), 3) if estimator == "price list" else "",
                 "truth_half_width": round(float(np.median([row["half_width"] for row in rows])), 4),
                 "truth_repeat_error": round(float(np.median(repeat)), 4),
                 "truth_repeat_worst": round(float(repeat.max()), 4),
                 "truth_calm": round(float(np.mean([row["calm"] for row in rows])), 3),
-                "base_ms": round(facts["base_ms"], 4),
+                "int4_to_int8": round(raw["int4_to_int8"], 4),
+                "base_ms": round(raw["base_ms"], 4),
             }
         )
     return found
@@ -206,18 +250,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--plans", type=int, default=70)
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--raw", type=Path, default=RAW, help="what was measured, which --evaluate reads again")
+    parser.add_argument("--evaluate", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    place = load_place("local")
+    if not options.evaluate:
+        place, every = load_place("local"), []
+        for name in options.models.split(","):
+            print(name, "load before", os.getloadavg(), flush=True)
+            every.append(measure(name, place, options.seconds, options.plans, options.seed))
+            options.raw.write_bytes(gzip.compress(json.dumps(every).encode(), mtime=0))
     rows, table = [], []
-    for name in options.models.split(","):
-        print(name, "load before", os.getloadavg(), flush=True)
-        found, facts = one_model(name, place, options.seconds, options.plans)
+    for raw in json.loads(gzip.decompress(options.raw.read_bytes())):
+        found = evaluate(raw)
         rows += found
-        table += summary(found, facts)
+        table += summary(found, raw)
         for line in table[-len(ESTIMATORS) :]:
             print(line, flush=True)
-        write("plans.csv", rows)
-        write("summary.csv", table)
+    write("plans.csv", rows)
+    write("summary.csv", table)
+    with (RESULTS / "plans.csv").open(encoding="utf-8") as file:
+        draw(list(csv.DictReader(file)), RESULTS / "latency_model.svg")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A price list of a made-up device: what it covers, how far it is off, and that it survives being written."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,9 +42,21 @@ def test_an_estimate_is_the_sum_of_its_kernels_with_a_validated_interval() -> No
     assert "validated ±" in found.fingerprint
 
 
-def test_the_error_is_that_of_plans_left_out() -> None:
-    assert PriceList(device=DEVICE, runs=runs(40)).error("net") < 0.03
-    assert PriceList(device=DEVICE, runs=runs(40, noise=0.1)).error("net") > 0.07
+def half_width(prices: PriceList) -> float:
+    found = prices.estimate([add(1000), add(4000)], "net")
+    assert found.interval is not None
+    return found.interval.high / found.value - 1
+
+
+def test_the_interval_follows_the_errors_of_plans_left_out() -> None:
+    assert half_width(PriceList(device=DEVICE, runs=runs(40))) < 0.04
+    assert half_width(PriceList(device=DEVICE, runs=runs(40, noise=0.1))) > 0.05
+
+
+def test_disturbed_timings_that_say_so_do_not_widen_the_interval() -> None:
+    calm = runs(40)
+    rough = [replace(run, ms=run.ms * 1.3, spread=0.15) if number % 8 == 0 else run for number, run in enumerate(calm)]
+    assert half_width(PriceList(device=DEVICE, runs=rough)) < 0.05
 
 
 def test_a_model_needs_enough_plans_of_its_own() -> None:
