@@ -53,9 +53,9 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
     "resnet18": (NETS["resnet18"], 224),
     "mobilenet_v2": (NETS["mobilenet_v2"], 224),
 }
-TRUTH = TimingPolicy(block_ms=60.0, half_width=0.01, max_seconds=2.0, warmup_seconds=0.1)
+TRUTH = TimingPolicy(block_ms=60.0, half_width=0.01, max_seconds=1.6, warmup_seconds=0.1)
 ESTIMATORS = ("price list", "layer sum", "FLOPs", "roofline")
-REPEATED = 12
+REPEATED = 10
 
 
 def random_plan(space: SearchSpace, rng: np.random.Generator) -> CompressionPlan:
