@@ -98,7 +98,24 @@ def test_x86_without_vnni_keeps_weights_to_7_bits() -> None:
     assert not load_target("x86-zen5").runtime().reduce_range
 
 
-@pytest.mark.parametrize("name", ["nvidia-a10", "nvidia-a100", "nvidia-l4", "nvidia-h100", "jetson-agx-orin"])
-def test_sparsity_starts_with_ampere(name: str) -> None:
-    assert load_target(name).facts["structured_sparsity_2_4"].value == "yes"
-    assert load_target("nvidia-t4").facts["structured_sparsity_2_4"].value == "no"
+AMPERE = ("nvidia-a10", "nvidia-a100", "nvidia-l4", "nvidia-h100", "jetson-agx-orin", "jetson-orin-nano")
+
+
+@pytest.mark.parametrize("name", [name for name in target_names() if name != "local"])
+def test_kernels_for_two_to_four_start_with_ampere(name: str) -> None:
+    target = load_target(name)
+    able = [spec.name for spec in target.runtimes.values() if spec.two_to_four]
+    assert able == (["tensorrt"] if name in AMPERE else [])
+    assert target.facts["structured_sparsity_2_4"].value == ("yes" if name in AMPERE else "no")
+    if able:
+        fact = target.facts["tensorrt.two_to_four"]
+        assert fact.value == "yes" and "unverified" not in fact.source and "NVIDIA" in fact.source.upper()
+        assert target.runtime("tensorrt").command.two_to_four == ("--sparsity=enable",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [name for name in target_names() if name != "local"])
+def test_runtimes_whose_tool_is_understood_can_be_timed_over_ssh(name: str) -> None:
+    tools = {"tensorrt": "trtexec", "tflite": "benchmark_model", "ncnn": "benchncnn", "ncnn-vulkan": "benchncnn"}
+    for runtime, spec in load_target(name).runtimes.items():
+        program = tools.get(runtime)
+        assert (None if spec.command is None else spec.command.argv[0]) == program

@@ -87,6 +87,19 @@ def test_two_to_four_needs_kernels_for_it(graph: ModelGraph) -> None:
     assert "sparsity" in kinds(space(graph, "thorough", QUICK, replace(VNNI, two_to_four=True)))
 
 
+@pytest.mark.parametrize(
+    ("target", "offered"), [("nvidia-a10", True), ("jetson-orin-nano", True), ("nvidia-t4", False)]
+)
+def test_two_to_four_is_offered_on_hardware_that_has_it(graph: ModelGraph, target: str, offered: bool) -> None:
+    found = space(graph, "thorough", QUICK, load_target(target).runtime("tensorrt"))
+    choices = [choice for choice in found.choices if choice.kind == "sparsity"]
+    assert bool(choices) is offered
+    assert all("2:4" in choice.options for choice in choices)
+    if offered:
+        assignment = {c.name: "2:4" if c in choices else c.options[0] for c in found.choices}
+        assert {plan.label for plan in found.plan(assignment).sparsities.values()} == {"2:4"}
+
+
 def test_formats_are_offered_where_size_counts(graph: ModelGraph) -> None:
     options = {option for choice in space(graph, "size", SMALL).choices for option in choice.options}
     assert {"w6a8", "w3a8", "w4a32-block32", "w4a32-codebook"} <= options
