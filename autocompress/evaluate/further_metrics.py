@@ -115,8 +115,8 @@ class DeviceMemory:
     def score(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """Send the graph and run it there."""
         artifact = self._runtime.build(graph)
-        peaks = [float(self._runtime.peak_memory_bytes(artifact)) for _ in range(self._repeats)]
-        return memory_measurement(peaks, target=self._target, about=self._runtime.describe())
+        answers = [self._runtime.memory(artifact) for _ in range(self._repeats)]
+        return memory_measurement(answers, target=self._target, about=self._runtime.describe())
 
 
 class MeasuredEnergy:

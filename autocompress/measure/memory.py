@@ -70,31 +70,20 @@ def peak_memory(
         if "unknown" in found:
             raise TargetError(str(found["unknown"]))
         answers.append(found)
-    return memory_measurement(
-        [found["peak_bytes"] - found["baseline_bytes"] for found in answers],
-        target=target,
-        about=answers[0]["about"],
-        details={
-            "baseline_bytes": statistics.median(found["baseline_bytes"] for found in answers),
-            "baseline": answers[0]["baseline"],
-        },
-    )
+    return memory_measurement(answers, target=target, about=answers[0]["about"])
 
 
-def memory_measurement(
-    samples: Sequence[float], *, target: str, about: Mapping[str, Any], details: Mapping[str, Any] | None = None
-) -> Measurement:
-    """A measurement of peaks whose baselines are subtracted.
+def memory_measurement(answers: Sequence[Mapping[str, Any]], *, target: str, about: Mapping[str, Any]) -> Measurement:
+    """A measurement of peaks, their baselines subtracted.
 
     Args:
-        samples: ``(n,)`` bytes, one a fresh process.
+        answers: one a fresh process, here or on a device, as :func:`answer` gives them.
         target: name that it carries.
         about: runtime and device, as ``describe()`` gives them.
-        details: what else is known.
     """
     from autocompress.measure.timing import median_interval
 
-    values = tuple(max(0.0, float(sample)) for sample in samples)
+    values = tuple(max(0.0, float(found["peak_bytes"] - found["baseline_bytes"])) for found in answers)
     # Pages are counted whole and allocators differ by chance: fewer than six samples give their whole range.
     interval = median_interval(values) if len(values) > 1 else Interval(low=values[0], high=values[0])
     return Measurement(
@@ -108,7 +97,12 @@ def memory_measurement(
         runtime=runtime_title(about),
         fingerprint=str(about.get("fingerprint", "")),
         when=now(),
-        details={"threads": about.get("threads"), "fresh_process": True, **(details or {})},
+        details={
+            "threads": about.get("threads"),
+            "fresh_process": True,
+            "baseline_bytes": statistics.median(found["baseline_bytes"] for found in answers),
+            "baseline": answers[0]["baseline"],
+        },
     )
 
 

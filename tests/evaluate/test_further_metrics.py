@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +18,8 @@ from autocompress.core.measurement import Provenance
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.target import RuntimeSpec, Target
 from autocompress.evaluate.further_metrics import (
+    MEMORY_REPEATS,
+    DeviceMemory,
     EstimatedMetric,
     MeasuredEnergy,
     MeasuredMemory,
@@ -26,8 +30,10 @@ from autocompress.evaluate.further_metrics import (
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import normalize
 from autocompress.hardware.profiles import load_target
+from autocompress.measure.device import open_device
 from autocompress.measure.energy import has_counter
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
 
 PLAN = CompressionPlan()
 FP16 = CompressionPlan(layers={"*": LayerPlan(weight_bits=16, activation_bits=16)})
@@ -49,7 +55,7 @@ def linear(outputs: int) -> ModelGraph:
 
 @pytest.fixture
 def scorers() -> Callable[..., list[MetricScorer]]:
-    def make(*metrics: str, timer: OnnxRuntime | None = None) -> list[MetricScorer]:
+    def make(*metrics: str, timer: OnnxRuntime | RemoteOnnxRuntime | None = None) -> list[MetricScorer]:
         target: Target = load_target("jetson-nano")
         spec: RuntimeSpec = target.runtime()
         return metric_scorers(
@@ -86,6 +92,29 @@ def test_measured_memory_is_that_of_the_candidates_file() -> None:
     small, wide = scorer.score(linear(4), PLAN), scorer.score(linear(500_000), PLAN)
     assert 16e6 < wide.value - small.value < 80e6
     assert wide.provenance is Provenance.MEASURED and wide.target == "local"
+
+
+def test_memory_over_ssh_is_that_of_this_machine(ssh_server: Any) -> None:
+    graph = linear(1_000_000)
+    here = MeasuredMemory(threads=1, sample=SAMPLE, target="local").score(graph, PLAN)
+    with closing(open_device(ssh_server.url)) as device:
+        scorer = DeviceMemory(RemoteOnnxRuntime(device, sample=SAMPLE), target="my-board")
+        there = scorer.score(graph, PLAN)
+        assert not scorer.early and "fresh processes" in said_of(scorer)
+    # 32 MB of weights, in processes of which one also speaks ssh.
+    assert there.value == pytest.approx(here.value, rel=0.1) and there.value > 32e6
+    assert (there.provenance, there.unit, len(there.samples)) == (Provenance.MEASURED, "bytes", MEMORY_REPEATS)
+    assert (there.target, there.fingerprint) == ("my-board", here.fingerprint)
+    assert there.details["baseline"] == here.details["baseline"]
+    assert there.details["baseline_bytes"] > 1e6
+
+
+def test_a_search_on_a_device_measures_memory_there(
+    scorers: Callable[..., list[MetricScorer]], ssh_server: Any
+) -> None:
+    with closing(open_device(ssh_server.url)) as device:
+        (scorer,) = scorers("peak_memory_bytes", timer=RemoteOnnxRuntime(device))
+    assert isinstance(scorer, DeviceMemory)
 
 
 @pytest.mark.skipif(has_counter(), reason="this machine has a counter")

@@ -12,6 +12,9 @@ from autocompress.core.errors import CandidateError, ModelError, TargetError, Us
 from autocompress.core.measurement import Provenance
 from autocompress.measure.memory import memory_measurement, peak_bytes, peak_memory, resident_bytes
 
+#: A process that took less with the model than before it.
+SMALLER = {"peak_bytes": 4096, "baseline_bytes": 8192, "baseline": "resident memory"}
+
 
 @pytest.fixture
 def wide_file(linear_model: Callable[..., bytes], tmp_path: Path) -> Path:
@@ -70,7 +73,7 @@ def test_a_process_that_says_nothing_is_told(linear_file: Path) -> None:
 
 
 def test_a_peak_below_its_baseline_counts_as_nothing() -> None:
-    assert memory_measurement([-4096.0], target="local", about={}).value == 0.0
+    assert memory_measurement([SMALLER], target="local", about={}).value == 0.0
 
 
 def test_this_process_knows_its_memory() -> None:

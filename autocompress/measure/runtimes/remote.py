@@ -186,8 +186,16 @@ class RemoteOnnxRuntime:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return [file[f"output_{index}"] for index in range(told["outputs"])]
 
-    def peak_memory_bytes(self, artifact: RemoteArtifact) -> int:
-        """Most that a fresh process takes to load and run the model, less what it took before."""
+    def memory(self, artifact: RemoteArtifact) -> Mapping[str, Any]:
+        """What a fresh process there takes to load and run the model.
+
+        Returns:
+            ``peak_bytes``, ``baseline_bytes`` (before the model was loaded) and ``baseline`` (what that is), as
+            :func:`autocompress.measure.memory.answer` gives them.
+
+        Raises:
+            TargetError: the device does not tell.
+        """
         with self.device.fresh() as device:
             told, _ = device.request(
                 "memory",
@@ -196,7 +204,7 @@ class RemoteOnnxRuntime:
                 models=[artifact.model],
                 timeout_seconds=_LOAD_SECONDS,
             )
-        return int(told["peak_bytes"]) - int(told["baseline_bytes"])
+        return told
 
     def _options(self) -> dict[str, Any]:
         entries = {
