@@ -166,8 +166,8 @@ def _methods(node: ir.Node, weight: ir.Value, wanted: str) -> tuple[tuple[str, .
     """The methods that fit a layer, of those that are wanted; or why none does."""
     assert weight.shape is not None
     kernel = [int(size) for size in weight.shape[2:] if isinstance(size, int)]
-    if node.op_type == "ConvTranspose":
-        return (), "there is no decomposition of ConvTranspose"
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return (), f"there is no decomposition of {node.op_type}"
     if node.op_type == "Conv" and node.attributes.get_int("group", 1) > 1:
         return (), "it is a grouped convolution"
     if node.op_type == "MatMul" and len(weight.shape) != 2:

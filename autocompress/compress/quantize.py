@@ -29,7 +29,7 @@ from autocompress.compress.weights import QuantizedWeight, WeightCache, with_sca
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.layer_rules import FLOAT_TYPES
 from autocompress.core.plan import LayerPlan
-from autocompress.graph.layers import layer_names
+from autocompress.graph.layers import RECURRENT_GATES, layer_names
 from autocompress.graph.model_graph import ModelGraph
 
 ACTIVATION_TYPES = ("uint8", "int8")
@@ -112,7 +112,7 @@ def quantize(
     integer = {node: plan for node, plan in layers.items() if plan.needs_ranges}
     if calibration is not None:
         for node, plan in layers.items():
-            if plan.weight_bits < 8:
+            if plan.weight_bits < 8 and node.op_type not in RECURRENT_GATES:
                 _correct_bias(node, made[node].dequantized(), weights[node], calibration, editor)
     if integer:
         if calibration is None:
@@ -141,6 +141,9 @@ def quantize(
         if half and name == "bfloat16":
             imports = copy.model.graph.opset_imports
             imports[""] = max(imports[""], BFLOAT16_OPSET)
+    for node, plan in layers.items():
+        if node.op_type in RECURRENT_GATES:
+            _store_state_weight(node, plan, editor, cache)
     editor.drop_unused()
     if any(plan.weight_bits == 2 for plan in layers.values()):
         allow_int2(copy.model)
@@ -266,6 +269,19 @@ def _make(
     if plan.activation_bits == 8:
         return cache.remember(weight, how, lambda: integer_weight(weight, axis, plan, reduce_range=reduce_range))
     return cache.remember(weight, how, lambda: affine_groups(weight, axis, plan))
+
+
+def _store_state_weight(node: ir.Node, plan: LayerPlan, editor: Editor, cache: WeightCache) -> None:
+    """Keep a recurrent layer's second weight as its first one is kept."""
+    weight = weight_of(node.inputs[2])
+    if plan.weight_bits == 16:
+        store_half(node, editor, whole(weight), ir.DataType[plan.float_type.upper()], index=2)
+        return
+    made = _make(node, plan, weight, cache, reduce_range=False)
+    if isinstance(made, GroupedWeight):
+        store_grouped(node, editor, made, plan.weight_bits, index=2)
+    else:
+        store_packed(node, editor, plan.weight_bits, made, index=2)
 
 
 def _correct_bias(

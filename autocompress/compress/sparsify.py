@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compress.sparsity import Mask, block_mask, n_of_m_mask, unstructured_mask
+from autocompress.core.errors import PlanError
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.sparsity_plan import SparsityPlan
+from autocompress.graph.layers import RECURRENT_GATES
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.serializing import mark_sparse
+
+
+#: Why recurrent layers keep all of their weights.
+NO_ZEROS_REASON = "a recurrent layer is kept whole"
 
 
 def sparsify(graph: ModelGraph, plan: CompressionPlan) -> ModelGraph:
@@ -31,11 +37,23 @@ def sparsify(graph: ModelGraph, plan: CompressionPlan) -> ModelGraph:
 
 
 def sparse_layers(plan: CompressionPlan, graph: ModelGraph) -> dict[str, SparsityPlan]:
-    """Layers of a graph that the plan makes sparse, ``"*"`` resolved."""
+    """Layers of a graph that the plan makes sparse, ``"*"`` resolved.
+
+    Raises:
+        PlanError: a layer named explicitly that is kept whole.
+    """
     if not plan.sparsities:
         return {}
-    found = {layer.name: plan.layer(layer.name).sparsity for layer in graph.layers()}
-    return {name: sparsity for name, sparsity in found.items() if sparsity is not None}
+    found = {}
+    for layer in graph.layers():
+        sparsity = plan.layer(layer.name).sparsity
+        if sparsity is None:
+            continue
+        if layer.op_type not in RECURRENT_GATES:
+            found[layer.name] = sparsity
+        elif layer.name in plan.sparsities:
+            raise PlanError(f"Layer {layer.name!r} cannot be sparse: {NO_ZEROS_REASON}.")
+    return found
 
 
 def sparsity_masks(graph: ModelGraph, plan: CompressionPlan) -> dict[str, Mask]:

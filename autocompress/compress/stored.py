@@ -12,34 +12,36 @@ from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
 from autocompress.compress.packed import packed_tensor
 from autocompress.compress.planes import stored_integers
+from autocompress.compress.weight_only import input_name
 
 _TO_FLOAT = {"to": int(ir.DataType.FLOAT)}
 
 
-def store_grouped(node: ir.Node, editor: Editor, grouped: GroupedWeight, bits: int) -> None:
-    """Keep a layer's weight as packed codes with scales, and zero points or a table.
+def store_grouped(node: ir.Node, editor: Editor, grouped: GroupedWeight, bits: int, index: int = 1) -> None:
+    """Keep a layer's weight, its input ``index``, as packed codes with scales, and zero points or a table.
 
     All of it is operators on constants (Cast, Gather, Sub, Mul, Reshape), which ONNX Runtime folds at load: the layer
     runs at float32 speed, with the very numbers of :meth:`GroupedWeight.dequantized`. Blocks do not use a
     DequantizeLinear with ``block_size``, which would run at every inference.
     """
-    _Writer(node, editor, grouped, bits).write()
+    _Writer(node, editor, grouped, bits, index).write()
 
 
 class _Writer:
-    def __init__(self, node: ir.Node, editor: Editor, grouped: GroupedWeight, bits: int) -> None:
+    def __init__(self, node: ir.Node, editor: Editor, grouped: GroupedWeight, bits: int, index: int) -> None:
         self._node = node
         self._editor = editor
         self._grouped = grouped
         self._bits = bits
-        self._name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
+        self._index = index
+        self._name = input_name(node, index)
 
     def write(self) -> None:
         real = self._real()
         if self._grouped.grouping.granularity == "block":
             real = self._joined(real)
         real.shape = ir.Shape(self._grouped.grouping.shape, frozen=True)
-        self._node.replace_input_with(1, real)
+        self._node.replace_input_with(self._index, real)
 
     def _real(self) -> ir.Value:
         """The numbers, of the weight's shape, or still in blocks."""

@@ -12,15 +12,16 @@ from autocompress.compress.edit import Editor
 from autocompress.compress.planes import stored_integers
 from autocompress.compress.weights import QuantizedWeight
 from autocompress.core.errors import CandidateError
+from autocompress.graph.layers import RECURRENT_GATES
 
 
-def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedWeight) -> None:
-    """Keep a layer's weight as packed integers, a Cast and a Mul by the scales.
+def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedWeight, index: int = 1) -> None:
+    """Keep a layer's weight, its input ``index``, as packed integers, a Cast and a Mul by the scales.
 
     ONNX Runtime folds both at load, so the layer runs at float32 speed from a fraction of the bytes; it does not fold a
     DequantizeLinear, which would run at every inference.
     """
-    name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
+    name = input_name(node, index)
     sizes = quantized.values.shape
     shape = [1] * len(sizes)
     shape[quantized.axis] = -1
@@ -28,18 +29,22 @@ def store_packed(node: ir.Node, editor: Editor, bits: int, quantized: QuantizedW
     scale = editor.array(steps, f"{name}_scale")
     integers = stored_integers(node, editor, quantized.values, bits, name, ir.DataType.FLOAT)
     real = editor.before(node, "Mul", [integers, scale], f"{name}_dq", ir.DataType.FLOAT, shape=ir.Shape(sizes))
-    node.replace_input_with(1, real)
+    node.replace_input_with(index, real)
 
 
 def store_half(
-    node: ir.Node, editor: Editor, weight: NDArray[np.float32], kind: ir.DataType = ir.DataType.FLOAT16
+    node: ir.Node,
+    editor: Editor,
+    weight: NDArray[np.float32],
+    kind: ir.DataType = ir.DataType.FLOAT16,
+    index: int = 1,
 ) -> None:
-    """Keep a layer's weight as float16 or bfloat16 behind a Cast, which ONNX Runtime folds at load.
+    """Keep a layer's weight, its input ``index``, as float16 or bfloat16 behind a Cast, which ONNX Runtime folds at load.
 
     Raises:
         CandidateError: a weight is past float16's range.
     """
-    name = str(node.inputs[1].name) if node.inputs[1] is not None else ""
+    name = input_name(node, index)
     stored = editor.constant(to_half_type(weight, name, f"{name}_half", kind))
     real = editor.before(
         node,
@@ -50,7 +55,13 @@ def store_half(
         shape=ir.Shape(weight.shape),
         attributes={"to": int(ir.DataType.FLOAT)},
     )
-    node.replace_input_with(1, real)
+    node.replace_input_with(index, real)
+
+
+def input_name(node: ir.Node, index: int) -> str:
+    """Name of what a node reads at a position."""
+    value = node.inputs[index]
+    return "" if value is None else str(value.name)
 
 
 def to_half_type(array: NDArray[np.float32], name: str, stored: str, kind: ir.DataType) -> ir.Tensor[Any]:
@@ -82,7 +93,7 @@ def output_axis(node: ir.Node, ndim: int) -> int:
     """Axis of the output channels in a layer's weight of ``ndim`` axes."""
     if node.op_type == "Conv":
         return 0
-    if node.op_type == "ConvTranspose":
+    if node.op_type == "ConvTranspose" or node.op_type in RECURRENT_GATES:
         return 1
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1

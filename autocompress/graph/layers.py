@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from autocompress.graph.model_graph import ModelGraph
 
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Layers with a second weight behind the first, for their own state, and how many gates each has: they are kept whole,
+#: and both weights stored as the layer's plan says.
+RECURRENT_GATES = {"LSTM": 4, "GRU": 3}
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -42,7 +45,7 @@ def find_layers(graph: ModelGraph) -> tuple[LayerInfo, ...]:
                 weight_shape=shape,
                 out_shape=tuple(-1 if size is None else size for size in _one_sample(graph, out)),
                 macs=macs[str(node.name)],
-                params=math.prod(shape) + _bias_size(node),
+                params=math.prod(shape) + _other_sizes(node),
                 prune_group=owners.get(name),
                 node=str(node.name),
             )
@@ -52,7 +55,7 @@ def find_layers(graph: ModelGraph) -> tuple[LayerInfo, ...]:
 
 def weight_value(node: ir.Node) -> ir.Value | None:
     """The weight of a layer's node: its second input, where that is a float initializer with at least two axes."""
-    if node.op_type not in LAYER_OPERATORS or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in (*LAYER_OPERATORS, *RECURRENT_GATES) or node.domain not in ("", "ai.onnx"):
         return None
     value = node.inputs[1]
     if value is None or not value.is_initializer() or value.const_value is None or not value.name:
@@ -107,6 +110,10 @@ def layer_macs(graph: ModelGraph) -> Mapping[str, int]:
 
 def _macs(node: ir.Node, weight: tuple[int, ...], source: Sizes, out: Sizes) -> int:
     """Output positions times the weights used at each; for ConvTranspose, input positions times weights they meet."""
+    if node.op_type in RECURRENT_GATES:
+        # (ways, gates * state, inputs) beside (ways, gates * state, state), at each step.
+        ways, rows, inputs = weight
+        return _positions(source[:-1]) * ways * rows * (inputs + rows // RECURRENT_GATES[node.op_type])
     if node.op_type == "Conv":
         return _positions(out) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":
@@ -133,6 +140,7 @@ def _one_sample(graph: ModelGraph, sizes: Sizes) -> Sizes:
     return (1, *sizes[1:])
 
 
-def _bias_size(node: ir.Node) -> int:
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return bias.const_value.size if bias is not None and bias.is_initializer() and bias.const_value is not None else 0
+def _other_sizes(node: ir.Node) -> int:
+    """Numbers in what else a layer holds: its bias; the second weight and the biases of a recurrent one."""
+    others = node.inputs[2 : 4 if node.op_type in RECURRENT_GATES else 3]
+    return sum(v.const_value.size for v in others if v is not None and v.is_initializer() and v.const_value is not None)

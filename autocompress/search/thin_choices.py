@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from autocompress.compress.legal import legality
 from autocompress.compress.low_rank import LayerRank, possible_ranks
+from autocompress.compress.sparsify import NO_ZEROS_REASON
 from autocompress.core.layer import LayerInfo
 from autocompress.core.rank_plan import RankPlan
 from autocompress.core.space import NO_ZEROS, WHOLE, Choice
 from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.core.target import Precision, RuntimeSpec
+from autocompress.graph.layers import RECURRENT_GATES
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.search.refusals import SIZE_ONLY_REASON, Refusals
 
@@ -96,6 +98,8 @@ def _useless(
     layer: LayerInfo, spec: RuntimeSpec, plan: SparsityPlan, *, size_counts: bool, latency_counts: bool
 ) -> str | None:
     """Why a sparsity makes a layer neither smaller nor faster, or None."""
+    if layer.op_type in RECURRENT_GATES:
+        return NO_ZEROS_REASON
     if plan.storage == "sparse":
         if not size_counts:
             return SIZE_ONLY_REASON

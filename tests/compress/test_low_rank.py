@@ -17,6 +17,7 @@ from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
 from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.profiles import local_target
 
 Run = Callable[[ModelGraph, NDArray[Any]], NDArray[Any]]
 HALF = RankPlan(ratio=0.25)
@@ -180,7 +181,8 @@ def test_integer_compute_of_factors(nets: ModelGraph, x: Any, run_graph: Run) ->
     from autocompress.evaluate.datasets import ArrayDataset
 
     plan = plan_of(RankPlan(energy=0.999999), weight_bits=8, activation_bits=8)
-    compressor = Compressor(nets, dataset=ArrayDataset([x]))
+    saturates = local_target().runtime().reduce_range
+    compressor = Compressor(nets, dataset=ArrayDataset([x]), reduce_range=saturates)
     made = compressor.finish(compressor.pruned(plan), plan)
     draft = compressor.finish(compressor.pruned(plan), plan, draft=True)
     assert draft.size_bytes() == made.size_bytes()
