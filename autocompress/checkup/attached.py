@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.checkup.check import Check, guarded
 from autocompress.checkup.machine import load, noise, precisions, processor
 from autocompress.core.errors import TargetError
+from autocompress.hardware.profiles import tools
 from autocompress.measure.device import Device, open_device
 from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
 
@@ -44,6 +45,7 @@ def checks_of(url: str) -> Iterator[Check]:
         if able:
             for name, group in (("precisions", precisions), ("timer", partial(noise, cores=told["cpus"]))):
                 yield from guarded(_named(name, partial(group, RemoteOnnxRuntime(device))))
+        yield from _tools(device)
         yield Check(check="energy", found="counters of attached devices are not read: energy is estimated")
         yield from _space(told)
 
@@ -63,6 +65,18 @@ def _runtime(device: Device) -> Iterator[Check]:
     for name in ("numpy", "onnxruntime"):
         found = device.versions.get(name)
         yield Check(check=name, ok=found is not None, found=found or "missing", advice="" if found else advice)
+
+
+def _tools(device: Device) -> Iterator[Check]:
+    """Vendors' tools that profiles name: a runtime whose tool is there can be timed on this device."""
+    programs = {entry.argv[0]: entry for entry in tools().values()}
+    for program, entry in programs.items():
+        found = device.find_program(program, entry.places)
+        # Nobody needs every tool, but where one comes from is worth knowing.
+        yield Check(
+            check=program,
+            found=f"not there ({entry.install}); only runtimes that it times need it" if found is None else found[0],
+        )
 
 
 def _clocks(sensors: Mapping[str, Any]) -> Iterator[Check]:

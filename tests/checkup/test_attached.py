@@ -39,6 +39,7 @@ def test_the_device_is_asked_what_this_machine_is_asked(
         assert figures["interval"][0] <= figures["ratio"] <= figures["interval"][1]
     assert found["fast precisions"]["found"].startswith("fp32")
     assert found["timer"]["figures"]["runs"] == NOISE_RUNS
+    assert found["trtexec"]["ok"] and "libnvinfer-bin" in found["trtexec"]["found"]
     assert found["space for models"]["figures"]["free_bytes"] > 0
     assert not [check for check in found.values() if check["advice"] == "this check itself failed"]
     assert all(check["ok"] or check["advice"] for check in found.values())
