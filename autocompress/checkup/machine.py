@@ -21,7 +21,7 @@ NOTABLE = 0.03
 #: Share of the cores that other programs keep busy past which it is worth a word.
 BUSY = 0.5
 NOISE_RUNS = 6
-_NOISE_POLICY = TimingPolicy(block_ms=40.0, half_width=0.01, max_seconds=1.0, min_blocks=6, warmup_seconds=0.1)
+NOISE_POLICY = TimingPolicy(block_ms=40.0, half_width=0.01, max_seconds=1.0, min_blocks=6, warmup_seconds=0.1)
 #: Linux counts steal time in hundredths of a second on every architecture, proc(5) and USER_HZ.
 _TICKS_A_SECOND = 100
 
@@ -85,7 +85,7 @@ def noise(runtime: Any, cores: int) -> Iterator[Check]:
         runtime: builds and times models, see :class:`~autocompress.core.protocols.Runtime`.
         cores: of the machine, whose stolen time is counted together.
     """
-    comparisons = compare(runtime, residual_net("fp32"), NOISE_RUNS, _NOISE_POLICY)
+    comparisons = compare(runtime, residual_net("fp32"), NOISE_RUNS, NOISE_POLICY)
     figures = {**summary(comparisons), "steal_share": steal_share(comparisons, cores)}
     yield timer(figures)
     steal = figures["steal_share"]

@@ -1,6 +1,6 @@
 """How far the timer can be trusted: false alarms, small differences found, and a ratio beside a load on and off.
 
-    python experiments/timing/run.py [--runs 40] [--seconds 10] [--only simulation|aa|three-percent|int8]
+    python experiments/timing/run.py [--runs 40] [--seconds 10] [--only simulation|aa|short-aa|three-percent|int8]
 
 Writes results/*.csv and prints a summary. The load is another process on another core: matrix products for 2 s, nothing
 for 2 s. This process stays on one core and runs one thread.
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autocompress.checkup.machine import NOISE_POLICY
 from autocompress.compress.apply import Compressor
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.plan import CompressionPlan, LayerPlan
@@ -31,6 +32,9 @@ from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.rounds import FEWEST_FOR_INTERVAL, correlated_interval
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
+from autocompress.measure.runtimes.probe_nets import residual_net
+from autocompress.measure.self_comparison import compare
+from autocompress.measure.self_comparison import summary as summary_of
 from autocompress.zoo.resnet import resnet20
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,6 +116,46 @@ def series(
     return rows
 
 
+def short_series(runs: int) -> list[dict[str, Any]]:
+    """`doctor`'s comparisons of a second at most, beside the load; each with sessions of its own."""
+    runtime, rows = OnnxRuntime(threads=1), []
+    with load(True):
+        for run in range(runs):
+            (found,) = compare(runtime, residual_net("fp32"), 1, NOISE_POLICY)
+            low, high, _ = found["ratio_interval"]
+            names = ("rounds", "rounds_kept", "kept_share", "calm", "stopped")
+            rows.append(
+                {
+                    "run": run,
+                    "ratio": f"{found['ratio']:.5f}",
+                    "low": f"{low:.5f}",
+                    "high": f"{high:.5f}",
+                    **{name: found[name] for name in names},
+                    "seconds": f"{found['seconds']:.2f}",
+                    "steal_ticks": found["machine"]["steal_ticks"],
+                    "load": found["machine"]["load"],
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def short_summary(rows: Sequence[dict[str, Any]]) -> str:
+    found = summary_of(
+        [
+            {
+                "ratio": float(row["ratio"]),
+                "ratio_interval": [float(row["low"]), float(row["high"]), 0.95],
+                **{name: row[name] for name in ("calm", "kept_share", "rounds_kept")},
+            }
+            for row in rows
+        ]
+    )
+    names = ("runs", "told", "false_alarm_share", "false_alarm_interval", "false_difference_share")
+    more = ("false_difference_interval", "verdict", "median_half_width", "kept_share")
+    return "short-aa: " + ", ".join(f"{name} {found[name]}" for name in (*names, *more))
+
+
 def simulation(runs: int) -> list[dict[str, Any]]:
     """Coverage of the interval where comparing stops as soon as it is narrow, for several kinds of noise."""
     noises: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -186,9 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--only", choices=("simulation", "aa", "three-percent", "int8"))
+    parser.add_argument("--only", choices=("simulation", "aa", "short-aa", "three-percent", "int8"))
     arguments = parser.parse_args()
-    wanted = (arguments.only,) if arguments.only else ("simulation", "aa", "three-percent", "int8")
+    wanted = (arguments.only,) if arguments.only else ("simulation", "aa", "short-aa", "three-percent", "int8")
     torch.manual_seed(0)
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {OWN_CORE})
@@ -203,6 +247,10 @@ def main() -> None:
                 rows = series(kind, candidate, shorter, loaded=(True,), **common)
                 write(kind.replace("-", "_"), rows)
                 print(summary(kind, rows))
+    if "short-aa" in wanted:
+        rows = short_series(max(100, arguments.runs))
+        write("short_aa", rows)
+        print(short_summary(rows))
     if "int8" in wanted:
         images = torch.randn(32, 3, 32, 32)
         graph = load_model(resnet20(3).eval(), (images[:2],))
