@@ -32,7 +32,7 @@ def checks_of(url: str) -> Iterator[Check]:
     with closing(open_device(url)) as device:
         told, _ = device.request("hello", timeout_seconds=_SECONDS)
         sensors, _ = device.request("sensors", timeout_seconds=_SECONDS)
-        yield Check(check="device", found=f"{url}: {device.fingerprint}", figures={"kernel": device.kernel})
+        yield Check(check="device", found=f"{url}: {device.fingerprint}", figures=device.system)
         yield from processor(device.facts)
         yield Check(check="Python", found=str(device.versions["python"]))
         yield from load(sensors.get("load"), device.facts.cores)

@@ -148,8 +148,23 @@ def host_fingerprint() -> str:
 
 def system_versions() -> dict[str, str]:
     """What besides the hardware decides how fast it runs: the kernel's release and the processor's microcode."""
-    found = re.search(r"^microcode\s*:\s*(\S+)", _read("/proc/cpuinfo"), re.MULTILINE)
-    return {"kernel": platform.release(), "microcode": found.group(1) if found else ""}
+    return {"kernel": platform.release(), "microcode": _microcode(_read("/proc/cpuinfo"))}
+
+
+def device_versions(told: Mapping[str, Any]) -> dict[str, str]:
+    """The same of another machine, from what its agent tells, and the release of its GPU's driver."""
+    files = told.get("files", {})
+    driver = files.get("/proc/driver/nvidia/version") or files.get("/etc/nv_tegra_release") or ""
+    return {
+        "kernel": str(told.get("kernel", "")),
+        "microcode": _microcode(files.get("/proc/cpuinfo", "")),
+        "driver": driver.partition("\n")[0],
+    }
+
+
+def _microcode(cpuinfo: str) -> str:
+    found = re.search(r"^microcode\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def parse_cpuinfo(text: str, read: Callable[[str], str] | None = None) -> tuple[str, tuple[str, ...], float | None]:

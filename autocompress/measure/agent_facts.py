@@ -21,6 +21,7 @@ FILES = (
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
     "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
     "/etc/nv_tegra_release",
+    "/proc/driver/nvidia/version",
 )
 _LONGEST = 16384
 _TOOL_SECONDS = 3.0

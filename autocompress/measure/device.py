@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from autocompress.core.errors import CandidateError, DeviceLostError, Interrupted, TargetError
-from autocompress.hardware.host import HostFacts, device_facts
+from autocompress.hardware.host import HostFacts, device_facts, device_versions
 from autocompress.measure.agent_store import files_digest
 from autocompress.measure.transports.agent_link import AgentDiedError, AgentLink, AgentRefusalError, Part
 from autocompress.measure.transports.local import AGENT_SCHEMES, open_transport
@@ -108,7 +108,8 @@ class Device:
         self.sent_bytes = 0
         self.facts: HostFacts
         self.versions: dict[str, str | None]
-        self.kernel = ""
+        #: Kernel, microcode and driver: what besides the hardware decides how fast it runs.
+        self.system: dict[str, str] = {}
         self._agent()
 
     @property
@@ -223,7 +224,7 @@ class Device:
             link.close()
             raise
         self._identity, self.facts, self.versions = identity, facts, versions
-        self.kernel = str(told["facts"].get("kernel", ""))
+        self.system = device_versions(told["facts"])
         self._link = link
         return link
 

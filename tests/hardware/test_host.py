@@ -2,7 +2,16 @@
 
 from dataclasses import replace
 
-from autocompress.hardware.host import HostFacts, _cgroup_cores, host_facts, host_fingerprint, parse_cpuinfo
+from autocompress.hardware.host import (
+    HostFacts,
+    _cgroup_cores,
+    device_versions,
+    host_facts,
+    host_fingerprint,
+    parse_cpuinfo,
+    system_versions,
+)
+from autocompress.measure import agent_facts
 
 X86 = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Gold  6248 CPU @ 2.50GHz
@@ -67,3 +76,14 @@ def test_a_container_limit_counts() -> None:
     assert _cgroup_cores({"/sys/fs/cgroup/cpu.max": "150000 100000"}.get) == 2  # type: ignore[arg-type]
     assert _cgroup_cores(lambda path: "max 100000" if path.endswith("cpu.max") else "") > 1000
     assert _cgroup_cores(lambda path: "") > 1000
+
+
+def test_a_devices_versions_are_those_of_its_own_files() -> None:
+    files = {"/proc/cpuinfo": "flags : x\nmicrocode : 0xa1\n", "/etc/nv_tegra_release": "# R35"}
+    told = {"kernel": "5.10.1", "files": files}
+    assert device_versions(told) == {"kernel": "5.10.1", "microcode": "0xa1", "driver": "# R35"}
+    files["/proc/driver/nvidia/version"] = "NVRM version: 550\nGCC"
+    assert device_versions(told)["driver"] == "NVRM version: 550"
+    assert device_versions({}) == {"kernel": "", "microcode": "", "driver": ""}
+    here = device_versions(agent_facts.facts())
+    assert {name: here[name] for name in system_versions()} == system_versions()

@@ -106,7 +106,7 @@ class CommandRuntime:
             "threads": self.threads,
             "spinning": None,
             "fingerprint": self.device.fingerprint,
-            "kernel": self.device.kernel,
+            **self.device.system,
             "affinity": self._affinity,
             "programs": {name: digest for name, (_, digest) in self._programs.items()},
             "command": {name: value for name, value in asdict(self._tool).items() if name != "install"},

@@ -110,7 +110,7 @@ class RemoteOnnxRuntime:
         self._affinity = None if affinity is None else list(affinity)
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version, provider, threads and spinning, and the device's fingerprint and kernel."""
+        """Name, version, provider, threads and spinning, the device's fingerprint, kernel, microcode and driver."""
         return {
             "name": self.name,
             "version": self.device.versions["onnxruntime"],
@@ -118,7 +118,7 @@ class RemoteOnnxRuntime:
             "threads": self.threads,
             "spinning": self.spinning,
             "fingerprint": self.device.fingerprint,
-            "kernel": self.device.kernel,
+            **self.device.system,
             "affinity": self._affinity,
         }
 
