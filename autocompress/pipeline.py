@@ -18,6 +18,7 @@ from autocompress.core.request import SearchObserver, SearchOutcome, SearchReque
 from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.evaluate.bfloat16 import QualityRuntime
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
@@ -33,7 +34,6 @@ from autocompress.finish import (
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms
-from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
@@ -111,7 +111,7 @@ class _Search:
                 attempts=None,
             )
         # Accuracy does not depend on threads; sleeping ones leave the timed session alone.
-        self._runner = OnnxRuntime(threads=usable_cores(), spinning=False)
+        self._runner = QualityRuntime(threads=usable_cores(), spinning=False)
         self._reference = self._runner.build(graph)
         self._quality = QualityEvaluator(self._runner, data.validation, self._reference, seed=request.seed)
         self._compressor = Compressor(

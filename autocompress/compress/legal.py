@@ -10,6 +10,7 @@ from autocompress.core.errors import ModelError, PlanError
 from autocompress.core.layer import LayerInfo
 from autocompress.core.plan import DEFAULT, CompressionPlan, LayerPlan
 from autocompress.core.target import Precision
+from autocompress.graph.layers import RECURRENT_GATES
 from autocompress.graph.model_graph import ModelGraph
 
 INTEGER = frozenset({Precision.INT8, Precision.INT4, Precision.INT2})
@@ -64,24 +65,27 @@ def layer_plans(plan: CompressionPlan, legal: Mapping[str, Mapping[Precision, st
 
 def _legal(node: ir.Node) -> dict[Precision, str | None]:
     anything = _refused(node)
-    integer = anything or _refused_integer(node)
+    recurrent = f"{node.op_type} is kept whole: its weights can be stored in fewer bits, it computes in float32"
+    computes = recurrent if node.op_type in RECURRENT_GATES else None
+    integer = anything or computes or _refused_integer(node)
     reasons = {precision: integer if precision in INTEGER else anything for precision in Precision}
+    reasons[Precision.FP16] = reasons[Precision.BF16] = anything or computes
     reasons[Precision.FP32] = None
     return reasons
 
 
 def _refused(node: ir.Node) -> str | None:
     """Why a layer must keep its weight as it is, or None."""
-    weight = node.inputs[1]
-    if weight is None or not weight.is_initializer():
-        return "its weight is not a constant"
-    others = [str(use.node.name) for use in weight.uses() if use.node is not node]
-    if others:
-        return f"its weight is shared with {others[0]!r}"
-    if weight.is_graph_output():
-        return "its weight is an output of the model"
-    if weight.dtype != ir.DataType.FLOAT:
-        return f"its weight is {str(weight.dtype).lower()}, not float32"
+    for weight in node.inputs[1 : 3 if node.op_type in RECURRENT_GATES else 2]:
+        if weight is None or not weight.is_initializer():
+            return "its weight is not a constant"
+        others = [str(use.node.name) for use in weight.uses() if use.node is not node]
+        if others:
+            return f"its weight is shared with {others[0]!r}"
+        if weight.is_graph_output():
+            return "its weight is an output of the model"
+        if weight.dtype != ir.DataType.FLOAT:
+            return f"its weight is {str(weight.dtype).lower()}, not float32"
     return None
 
 

@@ -9,27 +9,22 @@ import onnx_ir as ir
 
 from autocompress.compress.edit import Editor
 from autocompress.compress.grouping import GroupedWeight
-from autocompress.core.layer_rules import STORED_BITS
+from autocompress.core.layer_rules import STORED_BITS, refused_packed
 from autocompress.core.plan import LayerPlan
 from autocompress.graph.codes import packed_codes
 from autocompress.graph.layers import layer_names
 from autocompress.graph.model_graph import ModelGraph
 
 DOMAIN = "com.microsoft"
-#: Bits a weight that ONNX Runtime's CPU kernel unpacks.
-KERNEL_BITS = (4, 8)
 #: Compute in float32; 4 would quantize activations to int8 inside the kernel.
 _FLOAT32 = 1
 
 
 def refused_matmul_nbits(node: ir.Node, plan: LayerPlan) -> str | None:
     """Why a layer cannot run in MatMulNBits, or None; it is stored packed and unpacked at load then."""
-    if plan.granularity != "block" or plan.format != "uniform" or plan.activation_bits != 32:
-        return "MatMulNBits takes uniform blocks with float32 activations"
-    if node.op_type not in ("MatMul", "Gemm"):
-        return f"MatMulNBits is for Linear layers, not {node.op_type}"
-    if STORED_BITS[plan.weight_bits] not in KERNEL_BITS:
-        return f"MatMulNBits holds 4 or 8 bits, not {plan.weight_bits}"
+    reason = refused_packed(plan, node.op_type)
+    if reason is not None:
+        return reason
     weight = node.inputs[1]
     if weight is None or weight.shape is None or len(weight.shape) != 2:
         return "MatMulNBits needs a weight of 2 axes"

@@ -9,7 +9,7 @@ import numpy as np
 from autocompress.compress.apply import Compressor
 from autocompress.compress.calibrate import Calibration
 from autocompress.compress.placement import ACTIVATIONS
-from autocompress.core.plan import DEFAULT, CompressionPlan
+from autocompress.core.plan import DEFAULT, CompressionPlan, LayerPlan
 from autocompress.graph.model_graph import ModelGraph
 
 
@@ -57,6 +57,7 @@ def outline(compressor: Compressor, plan: CompressionPlan) -> tuple[ModelGraph, 
     Raises:
         PlanError: the plan does not fit the graph.
     """
+    plan = _as_it_is_applied(compressor, plan)
     if not plan.ranks:
         return compressor.graph, plan
     shape = _without_data(plan)
@@ -69,6 +70,17 @@ def outline(compressor: Compressor, plan: CompressionPlan) -> tuple[ModelGraph, 
             if part in names or part == DEFAULT:
                 layers[part] = replace(layer, rank=None, sparsity=None)
     return thin, CompressionPlan(layers=layers, calibrator=plan.calibrator)
+
+
+def _as_it_is_applied(compressor: Compressor, plan: CompressionPlan) -> CompressionPlan:
+    """The plan with float32 for layers that a default of ``"*"`` would reach and the graph does not allow."""
+    default = plan.layers.get(DEFAULT)
+    if default is None or default.weight_bits == 32:
+        return plan
+    applied = compressor.layer_plans(plan)
+    left = [layer.name for layer in compressor.graph.layers() if layer.name not in {*plan.layers, *applied}]
+    whole = replace(LayerPlan(), rank=default.rank, sparsity=default.sparsity)
+    return plan.replace(layers={**plan.layers, **dict.fromkeys(left, whole)})
 
 
 def file_bytes(compressor: Compressor, plan: CompressionPlan) -> int:

@@ -39,7 +39,7 @@ def store_half(
     kind: ir.DataType = ir.DataType.FLOAT16,
     index: int = 1,
 ) -> None:
-    """Keep a layer's weight, its input ``index``, as float16 or bfloat16 behind a Cast, which ONNX Runtime folds at load.
+    """Keep a layer's weight, input ``index``, as float16 or bfloat16 behind a Cast, which ONNX Runtime folds at load.
 
     Raises:
         CandidateError: a weight is past float16's range.

@@ -89,6 +89,21 @@ _RULES: tuple[_Rule, ...] = (
 )
 
 
+#: Bits a weight that ONNX Runtime's CPU kernel for packed weights (MatMulNBits) unpacks.
+KERNEL_BITS = (4, 8)
+
+
+def refused_packed(plan: LayerPlan, op_type: str) -> str | None:
+    """Why a layer's weight cannot stay packed at run time, or None."""
+    if plan.granularity != "block" or plan.format != "uniform" or plan.activation_bits != 32:
+        return "MatMulNBits takes uniform blocks with float32 activations"
+    if op_type not in ("MatMul", "Gemm"):
+        return f"MatMulNBits is for Linear layers, not {op_type}"
+    if STORED_BITS[plan.weight_bits] not in KERNEL_BITS:
+        return f"MatMulNBits holds 4 or 8 bits, not {plan.weight_bits}"
+    return None
+
+
 def changed(plan: LayerPlan) -> dict[str, Any]:
     """The fields of :data:`QUANTIZATION_DEFAULTS` that a plan changes."""
     found = {name: getattr(plan, name) for name in QUANTIZATION_DEFAULTS}

@@ -22,6 +22,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     FP16_STORAGE = "fp16_storage"
     INT8 = "int8"
     INT4 = "int4"
@@ -48,28 +49,22 @@ class Precision(StrEnum):
     @classmethod
     def matching(cls, plan: LayerPlan) -> Precision | None:
         """The precision that a layer plan asks for; None where the plan has none (see :meth:`of`)."""
-        return (
-            None
-            if changed(plan) or plan.float_type != "float16"
-            else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
-        )
+        if plan.float_type == "bfloat16":
+            return cls.BF16 if plan.activation_bits == 16 else None
+        return None if changed(plan) else _BY_BITS.get((plan.weight_bits, plan.activation_bits))
 
     @classmethod
     def pricing(cls, plan: LayerPlan) -> Precision:
-        """The precision whose kernel runs a layer plan, however its integers are made and stored.
-
-        Raises:
-            PlanError: ranges that are found at run time, which no profile prices.
-        """
-        found = cls.matching(plan)
-        if found is None and (plan.dynamic or plan.weight_bits > 8):
-            return cls.of(plan)
+        """The precision whose kernel runs a layer plan, however its numbers are made and stored."""
         # Weights are unpacked at load, so what they were kept in does not reach the kernel.
-        return found or _BY_BITS[(STORED_BITS[plan.weight_bits], plan.activation_bits)]
+        stored = STORED_BITS.get(plan.weight_bits, plan.weight_bits)
+        return cls.matching(plan) or _BY_BITS[(stored, plan.activation_bits)]
 
     @property
     def layer_plan(self) -> LayerPlan:
         """The layer plan that asks for this precision."""
+        if self is Precision.BF16:
+            return LayerPlan(weight_bits=16, activation_bits=16, float_type="bfloat16")
         weight_bits, activation_bits = next(bits for bits, p in _BY_BITS.items() if p is self)
         return LayerPlan(weight_bits=weight_bits, activation_bits=activation_bits)
 

@@ -18,7 +18,7 @@ from autocompress.hardware.capabilities import INTEGER, class_capability
 _COMPUTE = slice(0, FEATURES.index("weights"))
 _MEMORY = slice(FEATURES.index("weights"), FEATURES.index("operations"))
 #: What a precision's fit is looked up as: storage computes in float32, packed integers in int8.
-_COMPUTES_IN = dict.fromkeys(INTEGER, Precision.INT8) | {Precision.FP16: Precision.FP16}
+_COMPUTES_IN = dict.fromkeys(INTEGER, Precision.INT8) | {p: p for p in (Precision.FP16, Precision.BF16)}
 
 
 class CalibratedPrices:
@@ -94,4 +94,6 @@ class CalibratedPrices:
 
 def _bytes(precision: Precision) -> float:
     """Width of values between operations."""
-    return {Precision.INT8: 1.0, Precision.FP16: 2.0}.get(_COMPUTES_IN.get(precision, Precision.FP32), 4.0)
+    return {Precision.INT8: 1.0, Precision.FP16: 2.0, Precision.BF16: 2.0}.get(
+        _COMPUTES_IN.get(precision, Precision.FP32), 4.0
+    )

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from autocompress.core.measurement import Interval, Measurement, Provenance
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.target import Precision
-from autocompress.cost.roofline import Roofline
+from autocompress.cost.roofline import HALVES, Roofline
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.hardware.capabilities import INTEGER
 
 #: Picojoules of a multiply-accumulate: a product and a sum, integers summed in 32 bits.
-MAC_PJ: Mapping[Precision, float] = {p: 0.2 + 0.1 if p in INTEGER else 3.7 + 0.9 for p in Precision} | {
-    Precision.FP16: 1.1 + 0.4
-}
+MAC_PJ: Mapping[Precision, float] = {p: 0.2 + 0.1 if p in INTEGER else 3.7 + 0.9 for p in Precision} | dict.fromkeys(
+    HALVES, 1.1 + 0.4
+)
 #: Picojoules a byte: 64 bits from DRAM take 1.3 to 2.6 nJ, from a cache of 1 MB 100 pJ.
 DRAM_PJ = (1300.0 + 2600.0) / 2 / 8
 CACHE_PJ = 100.0 / 8

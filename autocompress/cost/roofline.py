@@ -19,6 +19,7 @@ from autocompress.core.measurement import Interval, Measurement, Provenance
 from autocompress.core.plan import DEFAULT, CompressionPlan
 from autocompress.core.target import Capability, Precision, RuntimeSpec, Target
 from autocompress.cost.calibrated_roofline import CalibratedPrices
+from autocompress.cost.run_time_work import RunTimeWork, run_time_work
 from autocompress.cost.structure import INTEGER_FOLLOWERS, Operation, Structure
 from autocompress.cost.workload import grouped_nodes
 from autocompress.graph.model_graph import ModelGraph
@@ -28,7 +29,10 @@ from autocompress.hardware.capabilities import INTEGER, class_capability
 UNVALIDATED_FACTOR = 2.0
 #: Operators whose precision decides which fit an estimate stands on.
 COSTLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_BYTES: Mapping[Precision, float] = {p: 1.0 if p in INTEGER else 4.0 for p in Precision} | {Precision.FP16: 2.0}
+_NOTHING_MORE = RunTimeWork()
+#: 16 bits in and out of the kernel.
+HALVES = frozenset({Precision.FP16, Precision.BF16})
+_BYTES: Mapping[Precision, float] = {p: 1.0 if p in INTEGER else 4.0 for p in Precision} | dict.fromkeys(HALVES, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,7 @@ class Roofline:
     def estimate_layers(self, graph: ModelGraph, plan: CompressionPlan) -> list[OperationEstimate]:
         """Where the time goes, operation by operation, in topological order; see :meth:`estimate`."""
         structure = self._structure(graph)
-        precisions = self._precisions(graph, structure, plan)
+        precisions, works = self._precisions(graph, structure, plan)
         removed = structure.shares.removed(plan.prune)
         elements = structure.elements * np.clip(1.0 - structure.value_rows @ removed, 0.0, 1.0)
         first, second = (np.clip(1.0 - rows @ removed, 0.0, 1.0) for rows in structure.work_rows)
@@ -222,6 +226,9 @@ class Roofline:
             written = 4.0 if op.final else width
             read = sum(float(elements[value]) for value in op.reads)
             weights = op.weights * float(work[index])
+            extra = works.get(op.name, _NOTHING_MORE)
+            # In elements of the precision: fits know no other width.
+            weights *= 1.0 if extra.weight_bytes is None else extra.weight_bytes / width
             share = float(work[index] * padding[index])
             if self._prices:
                 activations = read + float(elements[op.writes])
@@ -233,7 +240,9 @@ class Roofline:
                 compute, launch = self._compute_ms(op, precision, share), self._launch_ms
                 memory = (read * width + float(elements[op.writes]) * written + weights * width) * self._ms_a_byte
                 ms = max(compute, memory) + launch + conversion
-            times = {"compute": compute, "memory": memory, "launch": launch}
+            more = self._more_ms(op, extra, compute, launch, float(work[index]))
+            ms += more
+            times = {"compute": compute + more, "memory": memory, "launch": launch}
             held[op.writes] = Precision.FP32 if op.final else precision
             estimates.append(
                 OperationEstimate(
@@ -258,18 +267,37 @@ class Roofline:
             self._last = (graph, Structure(graph))
         return self._last[1]
 
-    def _precisions(self, graph: ModelGraph, structure: Structure, plan: CompressionPlan) -> dict[str, Precision]:
-        """Precision of each layer that is not float32; a default of ``"*"`` goes to the layers that may take it."""
+    def _more_ms(self, op: Operation, extra: RunTimeWork, compute: float, launch: float, share: float) -> float:
+        """Milliseconds of what a layer's kernel does besides the arithmetic of its precision."""
+        if extra is _NOTHING_MORE:
+            return 0.0
+        peak = self._capability(op, Precision.FP32).peak_gops
+        unpacking = extra.operations * share / peak * 1e-6 if peak else 0.0
+        return (extra.slower - 1) * compute + unpacking + extra.kernels * launch
+
+    def _precisions(
+        self, graph: ModelGraph, structure: Structure, plan: CompressionPlan
+    ) -> tuple[dict[str, Precision], dict[str, RunTimeWork]]:
+        """Precision of each layer that is not float32, and what its kernel does besides.
+
+        A default of ``"*"`` goes to the layers that may take it.
+        """
         graph.check_plan(plan)
         found: dict[str, Precision] = {}
+        works: dict[str, RunTimeWork] = {}
         refused = ""
         for op in structure.operations:
             if op.layer is None:
                 continue
-            precision = Precision.pricing(plan.layer(op.name))
+            layer = plan.layer(op.name)
+            # Ranges found at run time leave what is between layers in float32.
+            precision = Precision.FP32 if layer.dynamic else Precision.pricing(layer)
             capability = self._capability(op, precision)
             if capability.supported:
                 found[op.name] = precision
+                extra = run_time_work(op, layer, self.spec)
+                if extra is not None:
+                    works[op.name] = extra
                 continue
             reason = f"{self.spec.name} on {self.target.name} refuses {precision} for layer {op.name!r}"
             refused = refused or f"{reason}: {capability.reason}."
@@ -278,7 +306,7 @@ class Roofline:
         default = plan.layers.get(DEFAULT)
         if refused and default is not None and Precision.pricing(default) not in found.values():
             raise PlanError(refused)
-        return found
+        return found, works
 
     def _padding(
         self, structure: Structure, removed: NDArray[np.float64], precisions: Mapping[str, Precision]
@@ -305,8 +333,8 @@ class Roofline:
     def _follow(self, op: Operation, held: Mapping[int, Precision]) -> Precision:
         """Precision of an operation without a weight: as its inputs are, where it has such a kernel."""
         states = {held.get(value, Precision.FP32) for value in op.reads}
-        if states == {Precision.FP16}:
-            return Precision.FP16
+        if len(states) == 1 and states <= HALVES:
+            return states.pop()
         if op.op_type in INTEGER_FOLLOWERS and all(state in INTEGER for state in states):
             return Precision.INT8
         return Precision.FP32

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 from autocompress.core.errors import ModelError
+from autocompress.evaluate.bfloat16 import computes_in_bfloat16
+from autocompress.graph.importing import load_model
+from autocompress.graph.model_graph import ModelGraph
 
 _DTYPES: dict[str, str] = {
     "tensor(float)": "float32",
@@ -52,7 +56,7 @@ class Signature:
 
 
 def check_loads(path: Path) -> Signature:
-    """Load the file on the CPU and run it once on zeros.
+    """Load the file on the CPU and run it once on zeros; bfloat16 arithmetic as float32.
 
     Raises:
         ModelError: it cannot be loaded or run, or an output is not finite.
@@ -60,7 +64,7 @@ def check_loads(path: Path) -> Signature:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(_runnable(path), options, providers=["CPUExecutionProvider"])
         signature = Signature(
             inputs=tuple(_port(i) for i in session.get_inputs()), outputs=tuple(_port(o) for o in session.get_outputs())
         )
@@ -74,6 +78,11 @@ def check_loads(path: Path) -> Signature:
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise ModelError(f"Output {port.name!r} of {str(path)!r} is not finite for an input of zeros.")
     return signature
+
+
+def _runnable(path: Path) -> Path | bytes:
+    """The file, or the same model in float32 where it computes in bfloat16, which the CPU provider does not."""
+    return load_model(path).to_bytes() if computes_in_bfloat16(ModelGraph(ir.load(path))) else path
 
 
 def _port(node: Any) -> Port:

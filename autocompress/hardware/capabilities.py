@@ -35,6 +35,10 @@ _FALLBACK_CLOCK_GHZ = 2.5
 _NO_INTEGER_CONV_TRANSPOSE = (
     "ONNX Runtime's CPU provider has no integer ConvTranspose (there is no QLinearConvTranspose)"
 )
+_NO_BFLOAT16 = (
+    "ONNX Runtime's CPU provider has no bfloat16 arithmetic, even on processors with instructions for it "
+    "(onnxruntime#28768)"
+)
 #: Share of the peak at the nominal clock, fitted to ONNX Runtime 1.31 on one core of an AMD EPYC (Zen 4).
 _FLOAT_EFFICIENCY: Mapping[str, float] = {"dense": 0.7, "pointwise": 0.75, "depthwise": 0.12, "gemm": 0.3}
 _INTEGER_EFFICIENCY: Mapping[str, float] = {"dense": 0.6, "pointwise": 0.5, "depthwise": 0.04, "gemm": 0.2}
@@ -91,6 +95,7 @@ def onnxruntime_spec(
     float_peak, integer_peak = peak_gops(isa, clock_ghz, threads)
     refused = {p: reason for p in INTEGER if (reason := _integer_refusal(known))}
     refused.update({Precision.FP16: reason} if (reason := _half_refusal(known)) else {})
+    refused[Precision.BF16] = _NO_BFLOAT16
     ratios = {Precision.INT8: known.get("int8_ratio"), Precision.FP16: known.get("fp16_ratio")}
     capabilities: dict[tuple[str, Precision], Capability] = {}
     for precision in Precision:

@@ -25,6 +25,7 @@ PRECISION_COLORS = {
     "fp32": "#e5e7eb",
     "fp16_storage": "#cbd5e1",
     "fp16": "#93c5fd",
+    "bf16": "#7dd3fc",
     "w8": "#a7f3d0",
     "w4": "#34d399",
     "w2": "#047857",

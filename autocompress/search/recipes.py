@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.core.plan import CompressionPlan
+from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Graph
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Precision
@@ -60,12 +60,11 @@ class _Seeds:
     sensitivities: Sensitivities
 
     def all(self) -> Iterator[Candidate]:
-        yield self._candidate("baseline", Precision.FP32.value, {}, "fp32", heal=True)
+        yield self._candidate("baseline", Precision.FP32.value, {}, "fp32")
         fast = self._fast_precision()
-        if self._offers(Precision.FP16):
-            yield self._candidate("baseline", Precision.FP16.value, {}, "fp16", heal=True)
-        if self._offers(Precision.INT8):
-            yield self._candidate("baseline", Precision.INT8.value, {}, "int8", heal=True)
+        for precision in (Precision.FP16, Precision.BF16, Precision.INT8):
+            if self._offers(precision):
+                yield self._candidate("baseline", precision.value, {}, precision.value)
         ranked = list(self._ranked(fast))
         uniform = list(self._uniform(fast))
         skipped = list(self._skipped(fast))
@@ -110,12 +109,14 @@ class _Seeds:
                     yield self._candidate("recipe", precision, {**changes, **narrow}, label)
 
     def _without_healing(self, precision: str) -> Iterator[Candidate]:
-        """One pruned candidate that is not trained, to see what healing is worth."""
+        """One pruned candidate that gets new statistics only, to see what healing is worth."""
         level = UNIFORM_RATIOS[0]
         ratios = self._nearest_ratios(level)
         if ratios and self._option("distillation:steps", 0) is not None:
-            label = f"prune {100 * level:g}% + {precision}, not healed"
-            yield self._candidate("recipe", precision, ratios, label, heal=False)
+            healed = self._candidate("recipe", precision, ratios, f"prune {100 * level:g}% + {precision}, not healed")
+            # No assignment: the space has no such choice.
+            plan = healed.plan.replace(distillation=DistillationPlan(reconstruct=False))
+            yield Candidate(plan=plan, source=healed.source, label=healed.label)
 
     def _four_bit(self) -> Iterator[Candidate]:
         """Every layer that may take it in 4-bit weights and 8-bit activations, even where the space leaves 4 bits out.
@@ -123,7 +124,7 @@ class _Seeds:
         The space leaves them out where only speed counts; the anchor is still worth one trial.
         """
         if self._offers(Precision.INT4):
-            yield self._candidate("recipe", Precision.INT4.value, {}, "int4", heal=True)
+            yield self._candidate("recipe", Precision.INT4.value, {}, "int4")
             return
         hidden = any(r.option == Precision.INT4.value and r.reason == SIZE_ONLY_REASON for r in self.space.refused)
         layers = [c.subject for c in self._choices("precision") if Precision.INT8.value in c.options]
@@ -196,11 +197,9 @@ class _Seeds:
             if count < len(order):
                 kept = dict.fromkeys(order[:count], Precision.FP32.value)
                 label = f"{precision}, {count} most sensitive layer{'s' * (count > 1)} fp32"
-                yield self._candidate("sensitivity", precision, kept, label, heal=True)
+                yield self._candidate("sensitivity", precision, kept, label)
 
-    def _candidate(
-        self, source: str, precision: str, changes: Mapping[str, Any], label: str, *, heal: bool = True
-    ) -> Candidate:
+    def _candidate(self, source: str, precision: str, changes: Mapping[str, Any], label: str) -> Candidate:
         """A candidate inside the space: every layer in ``precision`` where it may be, ``changes`` on top."""
         assignment: Assignment = {}
         for choice in self.space.choices:
@@ -209,8 +208,8 @@ class _Seeds:
             elif choice.kind in ("ratio", "skip", "rank", "sparsity"):
                 assignment[choice.name] = choice.options[0]
             elif choice.name == "distillation:steps":
-                # Half the budget at first: the search gives those that prove good the whole.
-                assignment[choice.name] = self._default(choice) if heal else choice.options[0]
+                # Refitted in closed form at first: the search trains those that prove good.
+                assignment[choice.name] = choice.options[0]
             else:
                 assignment[choice.name] = self._default(choice)
         assignment.update(changes)

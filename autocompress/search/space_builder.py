@@ -92,7 +92,13 @@ class SpaceTemplate(BaseModel):
 
     name: str
     description: str = ""
-    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4)
+    precisions: tuple[Precision, ...] = (
+        Precision.FP32,
+        Precision.FP16,
+        Precision.BF16,
+        Precision.INT8,
+        Precision.INT4,
+    )
     size_only: Literal["auto", "always"] = "auto"
     ratios: RatioTemplate = RatioTemplate()
     formats: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autocompress.compress.quantize import quantize
-from autocompress.core.errors import CandidateError, PlanError
+from autocompress.core.errors import CandidateError
 from autocompress.core.plan import LayerPlan
 from autocompress.core.target import Precision
 from autocompress.graph.model_graph import ModelGraph
@@ -147,6 +147,6 @@ class TestBfloat16:
         made.constant("a.bias", np.full(4, -1e6, np.float32))
         assert len(casts(quantize(made.graph("a"), {"a": self.PLAN}, None))) == 2
 
-    def test_it_is_no_precision_of_a_target(self) -> None:
-        with pytest.raises(PlanError, match="but got bf16"):
-            Precision.of(self.PLAN)
+    def test_it_is_a_precision_of_targets(self) -> None:
+        assert Precision.of(self.PLAN) is Precision.BF16
+        assert Precision.BF16.layer_plan == self.PLAN

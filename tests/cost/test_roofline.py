@@ -159,3 +159,17 @@ def test_factors_are_priced_as_the_layers_that_they_are(graph: ModelGraph) -> No
     shaped, rest = outline(Compressor(graph), plan)
     assert estimate(shaped, rest) == pytest.approx(2 * shaped.macs() / 0.5e9 * 1e3, rel=1e-3)
     assert shaped.macs() < graph.macs()
+
+
+def test_bfloat16_is_priced_by_its_own_rate(graph: ModelGraph) -> None:
+    target = load_target("nvidia-a100")
+    roofline = Roofline(target, target.runtime())
+    plans = [CompressionPlan(layers={"*": p.layer_plan}) for p in (Precision.BF16, Precision.FP16)]
+    bf16, fp16 = (roofline.estimate(graph, plan).value for plan in plans)
+    assert {op.precision for op in roofline.estimate_layers(graph, plans[0])} == {Precision.BF16}
+    assert bf16 == pytest.approx(fp16, rel=0.5)
+
+
+def test_bfloat16_is_refused_where_the_runtime_has_no_kernels(graph: ModelGraph) -> None:
+    with pytest.raises(PlanError, match="onnxruntime on x86-avx2 refuses bf16 for layer 'conv1'"):
+        estimate(graph, CompressionPlan(layers={"conv1": Precision.BF16.layer_plan}), load_target("x86-avx2"))

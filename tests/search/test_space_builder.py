@@ -13,6 +13,7 @@ from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup, SkipBloc
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Capability, Precision
+from autocompress.hardware.capabilities import onnxruntime_spec
 from autocompress.hardware.profiles import load_target
 from autocompress.search.refusals import ALL_LAYERS, SIZE_ONLY_REASON
 from autocompress.search.space_builder import (
@@ -153,7 +154,7 @@ def test_a_group_of_one_multiple_is_refused_with_the_reason() -> None:
 
 
 def test_a_blocked_group_is_refused_with_its_own_reason() -> None:
-    refused = [r for r in build_space(GRAPH, VNNI, DEFAULT).refused if r.subject == "fc"]
+    refused = [r for r in build_space(GRAPH, VNNI, DEFAULT).refused if (r.subject, r.option) == ("fc", "prune")]
     assert refused[0].reason == "feeds the model's output 'logits'"
 
 
@@ -224,3 +225,19 @@ def test_ratios_are_exact_ascending_and_within_the_template(
     assert len(ratios) <= max_options
     assert widths == sorted(set(widths), reverse=True)
     assert all(width % multiple == 0 and width >= channels * min_kept for width in widths[1:])
+
+
+@pytest.mark.parametrize(("target", "offered"), [("nvidia-a100", True), ("nvidia-l4", True), ("nvidia-t4", False)])
+def test_bfloat16_is_offered_where_the_runtime_computes_in_it(target: str, offered: bool) -> None:
+    spec = load_target(target).runtime()
+    space = build_space(GRAPH, spec, load_template("default"))
+    options = {option for c in (*space.choices, *space.fixed) if c.kind == "precision" for option in c.options}
+    assert ("bf16" in options) is offered
+    assert any(r.option == "bf16" and "no bf16 kernel" in r.reason for r in space.refused) is not offered
+
+
+def test_bfloat16_is_refused_on_this_machine_with_the_reason() -> None:
+    spec = onnxruntime_spec(isa=("avx512_vnni", "amx"), clock_ghz=2.0)
+    reasons = [r.reason for r in build_space(GRAPH, spec, load_template("default")).refused if r.option == "bf16"]
+    assert len(reasons) == 1
+    assert "no bfloat16 arithmetic" in reasons[0]
