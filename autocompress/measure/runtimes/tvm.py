@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.core.compile_target import CompileTarget
-from autocompress.core.errors import ModelError, UserError
+from autocompress.core.errors import CandidateError, ModelError, UserError
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.hardware.host import host_fingerprint, system_versions
 from autocompress.measure.array_files import load_arrays, save_arrays
+from autocompress.measure.cache import cache_folder
 from autocompress.measure.latency import model_file_bytes
 from autocompress.measure.runtimes.loaded import LoadedModel
 from autocompress.measure.runtimes.remote import MODEL_NAME, SavedGraph
 from autocompress.measure.runtimes.tensors import TensorSpec
-from autocompress.measure.runtimes.tvm_link import TvmWorker
+from autocompress.measure.runtimes.tvm_link import TvmWorker, WorkerDiedError
 from autocompress.measure.timing import paired_timing
 
 HOST = CompileTarget()
+#: Schedules, below the user's cache folder.
+SCHEDULES = "tvm"
+
+
+@dataclass(slots=True, kw_only=True)
+class Tuning:
+    """What may be spent on schedules, and what was.
+
+    Args:
+        trials: schedules to time for each kernel that has none; 0 runs kernels untuned where none is known.
+        seconds: for all models together; None for no limit.
+        transfer: whether a kernel may take over its nearest neighbour's schedule in place of being tuned.
+        spent: seconds so far.
+    """
+
+    trials: int = 0
+    seconds: float | None = None
+    transfer: bool = True
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.trials < 0:
+            raise UserError(f"`--tune-trials` must be at least 0, but got {self.trials}.")
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that may still be spent; None for no limit."""
+        return None if self.seconds is None else max(0.0, self.seconds - self.spent)
 
 
 class TvmArtifact(LoadedModel):
@@ -65,6 +96,16 @@ class TvmArtifact(LoadedModel):
         """Bytes of the ``.onnx`` file."""
         return model_file_bytes(self.path)
 
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """How many of its kernels are ``tuned``, ``transferred`` and ``untuned``, and the fewest ``trials`` of one."""
+        kernels = self.told["kernels"]
+        counts = Counter(kernel["origin"] for kernel in kernels)
+        return {
+            **{origin: counts[origin] for origin in ("tuned", "transferred", "untuned")},
+            "trials": min((kernel["trials"] for kernel in kernels if kernel["origin"] == "tuned"), default=0),
+        }
+
     def _run_once(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return self._runtime.outputs(self, arrays)
 
@@ -77,7 +118,10 @@ class TvmRuntime:
         sample: inputs to time with, each ``(n, ...)``, the first sample is taken; random ones of the model's own
             shapes where None.
         target: what to compile for; only the host's code can be run and timed here.
+        tuning: what may be spent on schedules; nothing where None.
+        schedules: folder of those found earlier; below the user's cache folder where None.
         worker: that does it; one of its own where None.
+        on_kernel: told of each kernel that is being tuned.
 
     Raises:
         MissingExtraError: TVM is not installed.
@@ -91,13 +135,19 @@ class TvmRuntime:
         threads: int = 1,
         sample: Batch | None = None,
         target: CompileTarget = HOST,
+        tuning: Tuning | None = None,
+        schedules: Path | None = None,
         worker: TvmWorker | None = None,
+        on_kernel: Callable[[str], None] = lambda kernel: None,
     ) -> None:
         if threads < 1:
             raise UserError(f"`threads` must be at least 1, but got {threads}.")
         self.threads = threads
         self.target = target
         self.worker = worker or TvmWorker(threads=threads)
+        self.tuning = tuning or Tuning()
+        self._schedules = schedules or cache_folder() / SCHEDULES
+        self._on_kernel = on_kernel
         self._sample = sample
         self._about: dict[str, Any] | None = None
         self._unused: list[tuple[int, int]] = []
@@ -139,6 +189,7 @@ class TvmRuntime:
         Raises:
             CandidateError: one of them fails on the sample, or kills the worker.
         """
+        _check_comparable(candidate, reference)
         sample, other = candidate.sample(self._sample), reference.sample(self._sample)
         with tempfile.TemporaryDirectory(prefix="autocompress-") as folder:
             fields = {
@@ -156,6 +207,8 @@ class TvmRuntime:
             **timing.details,
             "threads": self.threads,
             "sample_shapes": [list(array.shape) for array in sample],
+            "schedules": candidate.schedules,
+            "reference_schedules": reference.schedules,
         }
         return replace(timing, details=details)
 
@@ -177,13 +230,41 @@ class TvmRuntime:
         self._unused.append((generation, handle))
 
     def _compile(self, path: Path) -> dict[str, Any]:
-        unused, self._unused = self._unused, []
-        fields = {
-            "model": str(path),
-            "target": self.target.to_dict(),
-            "drop": [handle for generation, handle in unused if generation == self.worker.generation],
-        }
-        return self.worker.ask("compile", fields)
+        """Compile a model; a kernel whose tuning kills the worker is left untuned, and the rest goes on."""
+        skip: list[str] = []
+        while True:
+            unused, self._unused = self._unused, []
+            current = ""
+
+            def watch(event: Mapping[str, Any]) -> None:
+                nonlocal current
+                current = str(event["digest"])
+                if current:
+                    self._on_kernel(str(event["kernel"]))
+
+            fields = {
+                "model": str(path),
+                "target": self.target.to_dict(),
+                "drop": [handle for generation, handle in unused if generation == self.worker.generation],
+                "schedules": str(self._schedules),
+                "tuning": {
+                    "trials": self.tuning.trials,
+                    "seconds": self.tuning.left,
+                    "transfer": self.tuning.transfer,
+                    "skip": skip,
+                },
+            }
+            started = time.monotonic()
+            try:
+                told = self.worker.ask("compile", fields, on_event=watch)
+            except WorkerDiedError:
+                self.tuning.spent += time.monotonic() - started
+                if not current or current in skip:
+                    raise
+                skip.append(current)
+                continue
+            self.tuning.spent += told["seconds"]["tune"]
+            return told
 
     def _handle(self, artifact: TvmArtifact) -> int:
         """The worker's number for a model; compiles it again where that worker is gone."""
@@ -196,6 +277,21 @@ class TvmRuntime:
         path = Path(folder) / f"{name}.npz"
         save_arrays(path, sample)
         return {name: self._handle(artifact), f"{name}_inputs": str(path)}
+
+
+def _check_comparable(candidate: TvmArtifact, reference: TvmArtifact) -> None:
+    """Raise :class:`CandidateError` where one of two models has untuned kernels and the other is tuned."""
+    counts = [artifact.schedules for artifact in (candidate, reference)]
+    if all(count["untuned"] for count in counts) or not any(count["untuned"] for count in counts):
+        return
+    names = ("it", "its reference")
+    which = 0 if counts[0]["untuned"] else 1
+    untuned = [kernel["name"] for kernel in (candidate, reference)[which].told["kernels"] if kernel["trials"] == 0]
+    raise CandidateError(
+        "latency",
+        f"{len(untuned)} kernels of {names[which]} are untuned ({untuned[0][:60]}, …) and those of "
+        f"{names[1 - which]} are tuned, so the two cannot be compared: give more --tune-budget",
+    )
 
 
 def _file_of(

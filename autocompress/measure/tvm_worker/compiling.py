@@ -18,7 +18,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from autocompress.core.errors import CandidateError
 from autocompress.measure.tvm_worker.importing import to_relax
-from autocompress.measure.tvm_worker.layouts import fold_layouts
+from autocompress.measure.tvm_worker.layouts import fold_layouts, mark_weights
 from autocompress.measure.tvm_worker.onnx_constants import read_model
 from autocompress.measure.tvm_worker.quantized import LayerKernel
 
@@ -88,7 +88,7 @@ def lower(path: str | Path, target: tvm.target.Target, *, batch: int = 1) -> Low
         relax.transform.FuseTIR(),
     ]
     if target.kind.name == "llvm":
-        passes.append(relax.transform.AttachAttrLayoutFreeBuffers())
+        passes.append(mark_weights)
     with target, tvm.transform.PassContext(opt_level=3):
         module = tvm.transform.Sequential(passes)(imported.module)
     return Lowered(module=module, inputs=inputs, outputs=_outputs(model, module), layers=imported.layers)

@@ -1,4 +1,8 @@
-"""Views of constants, evaluated by numpy: TVM's own folding compiles a kernel for each, which takes seconds a model."""
+"""Constants: views of them evaluated by numpy, and which of them a schedule may pack.
+
+TVM has passes for both. Its folding compiles a kernel for each view, which takes seconds a model; its marking takes
+activations for weights, which would then be packed anew at every inference.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+_CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+
 
 @tvm.transform.module_pass(opt_level=0, name="fold_layouts")
 def fold_layouts(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -21,6 +27,30 @@ def fold_layouts(module: tvm.IRModule, context: tvm.transform.PassContext) -> tv
         if isinstance(function, relax.Function):
             module[name] = folded.visit_expr(function)
     return relax.transform.DeadCodeElimination()(module)
+
+
+@tvm.transform.module_pass(opt_level=0, name="mark_weights")
+def mark_weights(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Let schedules choose the layout of weights: arguments of a kernel that are constants of two axes or more."""
+    places: dict[Any, set[int]] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tvm.ir.Call) and node.op == _CALL_TIR:
+            arguments = node.args[1].fields if isinstance(node.args[1], tvm.ir.Tuple) else [node.args[1]]
+            found = {place for place, value in enumerate(arguments) if _is_weight(value)}
+            # A kernel that is called with a weight here and an activation there keeps both as they are.
+            places[node.args[0]] = places.get(node.args[0], found) & found
+
+    relax.analysis.post_order_visit(module["main"], visit)
+    module = module.clone()
+    for name, found in places.items():
+        if found:
+            module[name] = module[name].with_attr("layout_free_buffers", sorted(found))
+    return module
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, GenericConst) and sum(size > 1 for size in value.value.shape) > 1
 
 
 @mutator

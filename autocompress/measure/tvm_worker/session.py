@@ -10,13 +10,15 @@ from typing import Any
 
 import tvm
 from tvm import relax
-from tvm.s_tir import meta_schedule as ms
 
 from autocompress.core.compile_target import CompileTarget
 from autocompress.core.errors import CandidateError
 from autocompress.measure import rounds
 from autocompress.measure.array_files import load_arrays, save_arrays
 from autocompress.measure.tvm_worker import compiling, targets
+from autocompress.measure.tvm_worker.database import Kernel, ScheduleStore
+from autocompress.measure.tvm_worker.kernels import LocalKernels
+from autocompress.measure.tvm_worker.tuning import Task, Tuner, TuningRequest, tasks_of
 
 Event = Callable[[Mapping[str, Any]], None]
 
@@ -64,9 +66,13 @@ class Session:
     def compile(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """Compile ``model`` (a path) for ``target``; ``batch`` samples at a time. Models in ``drop`` are forgotten.
 
+        Schedules come from the folder ``schedules``; those that are missing are found as ``tuning`` allows, see
+        :class:`autocompress.measure.tvm_worker.tuning.TuningRequest`.
+
         Returns:
             ``handle`` for further requests, ``inputs`` and ``outputs`` (name, dtype, shape), ``layers`` (what each
-            computes in), ``target`` as TVM has it and ``seconds`` of the stages.
+            computes in), ``kernels`` (what each one's schedule comes from), ``target`` as TVM has it and ``seconds`` of
+            the stages.
         """
         for handle in fields.get("drop", ()):
             self._models.pop(int(handle), None)
@@ -75,12 +81,15 @@ class Session:
         started = time.perf_counter()
         lowered = compiling.lower(fields["model"], target, batch=int(fields.get("batch", 1)))
         imported = time.perf_counter()
-        executable = compiling.build(lowered, target, ms.database.MemoryDatabase())
+        device = targets.device_of(target) if wanted.is_host else None
+        tasks = tasks_of(lowered.module, target)
+        store = ScheduleStore(Path(fields["schedules"]), target)
+        timer = None if device is None else LocalKernels(target, device)
+        Tuner(target, store, timer, tell).schedule(tasks, TuningRequest.from_fields(fields["tuning"]))
+        tuned = time.perf_counter()
+        executable = compiling.build(lowered, target, store.database([task.module for task in tasks]))
+        machine = None if device is None else relax.VirtualMachine(executable, device)
         built = time.perf_counter()
-        machine = device = None
-        if wanted.is_host:
-            device = targets.device_of(target)
-            machine = relax.VirtualMachine(executable, device)
         self._count += 1
         self._models[self._count] = Loaded(lowered=lowered, executable=executable, machine=machine, device=device)
         return {
@@ -88,8 +97,9 @@ class Session:
             "inputs": [asdict(tensor) for tensor in lowered.inputs],
             "outputs": [asdict(tensor) for tensor in lowered.outputs],
             "layers": [asdict(layer) for layer in lowered.layers],
+            "kernels": [_kernel(task, store.find(task.module)) for task in tasks],
             "target": str(target),
-            "seconds": {"lower": imported - started, "build": built - imported},
+            "seconds": {"lower": imported - started, "tune": tuned - imported, "build": built - tuned},
         }
 
     def run(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
@@ -138,6 +148,14 @@ class Session:
         function = machine[name]
         function()
         return function
+
+
+def _kernel(task: Task, known: Kernel | None) -> dict[str, Any]:
+    """A kernel of a model and its schedule's origin; a digest names it across models."""
+    about = {"name": task.name, "digest": task.digest, "calls": task.calls}
+    if known is None:
+        return {**about, "origin": "untuned", "trials": 0}
+    return {**about, "origin": known.origin, "trials": known.trials, "us": 1e6 * known.mean_seconds}
 
 
 #: What may be asked, by name: the session, the request's fields and where to tell of progress; gives JSON values.

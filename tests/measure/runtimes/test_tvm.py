@@ -15,7 +15,7 @@ from autocompress.core.errors import CandidateError, ModelError
 from autocompress.core.measurement import TimingPolicy
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.runtimes.tvm import TvmRuntime
+from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
 
 pytest.importorskip("tvm")
 SHORT = TimingPolicy(block_ms=4.0, max_seconds=0.3, warmup_seconds=0.02)
@@ -71,3 +71,29 @@ def test_a_missing_file_is_told(runtime: TvmRuntime, tmp_path: Path) -> None:
 def test_bytes_that_are_no_model_are_told(runtime: TvmRuntime) -> None:
     with pytest.raises(ModelError, match="is not an ONNX model"):
         runtime.build(b"nothing")
+
+
+def test_tuned_kernels_are_kept_and_cost_nothing_the_second_time(
+    runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph], images: np.ndarray, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    tuned = TvmRuntime(worker=runtime.worker, tuning=Tuning(trials=2), schedules=tmp_path, on_kernel=asked.append)
+    first = tuned.build(conv_graph())
+    assert first.schedules["untuned"] == 0
+    assert first.schedules["tuned"] == len(first.told["kernels"]) == len(set(asked))
+    asked.clear()
+    second = tuned.build(conv_graph(gain=2.0))
+    assert asked == []
+    assert second.schedules == first.schedules
+    np.testing.assert_allclose(first.run((images,))[0], OnnxRuntime().build(conv_graph()).run((images,))[0], atol=1e-4)
+    with pytest.raises(CandidateError, match=r"untuned .* cannot be compared"):
+        tuned.time(runtime.build(conv_graph()), first, SHORT)
+
+
+def test_a_spent_budget_leaves_kernels_untuned(
+    runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph], tmp_path: Path
+) -> None:
+    spent = TvmRuntime(worker=runtime.worker, tuning=Tuning(trials=2, seconds=0.0), schedules=tmp_path)
+    found = spent.build(conv_graph()).schedules
+    assert found["untuned"] > 0
+    assert found["tuned"] == 0
