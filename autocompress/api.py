@@ -274,8 +274,10 @@ def compress(
     )
     compressor.layer_plans(plan)
     pruned = compressor.pruned(plan)
-    healed = pruned
-    if bundle is not None and plan.restructures:
+    healed, notes = pruned, []
+    if bundle is not None and plan.restructures and graph.untrainable is not None:
+        notes.append(f"Not healed: {graph.untrainable}")
+    elif bundle is not None and plan.restructures:
         healed = StagedHealing(graph, bundle.train, seed=seed, kept=compressor.kept_values).heal(pruned, plan)
     artifact = compressor.finish(healed, plan)
     artifact.save(out)
@@ -312,6 +314,7 @@ def compress(
         "low_rank": {name: item.to_dict() for name, item in ranks.items()},
         "size_bytes": artifact.size_bytes(),
         "plan": plan.to_dict(),
+        "notes": notes,
     }
     if report is not None:
         try:

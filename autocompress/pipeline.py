@@ -251,6 +251,10 @@ class _Search:
             self._observer.on_message(
                 f"No {place.target.name} is attached: latencies are ESTIMATED from its profile for {place.spec.name}."
             )
+        if self._graph.untrainable:
+            self._observer.on_message(
+                f"Candidates are not healed: {self._graph.untrainable} What is pruned keeps its weights."
+            )
         self._observer.on_message(f"Run folder: {self._run.path}")
 
     def _tune(
@@ -272,7 +276,9 @@ class _Search:
 
         evaluator = CandidateEvaluator(
             compressor=self._compressor,
-            healing=StagedHealing(
+            healing=None
+            if self._graph.untrainable
+            else StagedHealing(
                 self._graph,
                 self._data.train,
                 seed=self._request.seed,

@@ -36,5 +36,7 @@ def compress(
     )
     size = result.get("size_bytes")
     typer.echo(f"{out}: {size_text(size)}" if size is not None else str(out))
+    for note in result.get("notes", []):
+        typer.echo(note)
     if report is not None:
         typer.echo(f"report: {report}")

@@ -13,7 +13,6 @@ from autocompress.graph.layers import RECURRENT_GATES
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.serializing import mark_sparse
 
-
 #: Why recurrent layers keep all of their weights.
 NO_ZEROS_REASON = "a recurrent layer is kept whole"
 

@@ -312,6 +312,15 @@ class ModelGraph:
 
         return GraphModule(self, masks=masks)
 
+    @cached_property
+    def untrainable(self) -> str | None:
+        """Why torch cannot run this graph, so that nothing can be trained or differentiated; None where it can."""
+        try:
+            self.to_torch()
+        except ModelError as error:
+            return str(error)
+        return None
+
     def with_weights(self, module: nn.Module) -> ModelGraph:
         """A copy with the weights of a module that :meth:`to_torch` made, each stored as this graph stores it.
 

@@ -25,6 +25,8 @@ MAX_OPSET = 26
 MAX_IR_VERSION = 13
 #: Oldest operator set that onnxscript converts; it says nothing of what it leaves unconverted in older ones.
 _SCRIPT_OPSET = 18
+#: What ONNX's converter says where it asks for the number of an open size.
+_OPEN_SIZE = "Dimension is a param instead of an int"
 #: Domains whose operators ONNX Runtime knows without a library of the user's own.
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _STANDARD = ("", "ai.onnx")
@@ -104,9 +106,13 @@ def _restore_outputs(graph: ir.Graph, names: list[str]) -> None:
 
 
 def _part_outputs(graph: ir.Graph) -> None:
-    """Let no subgraph give out one value twice, as it does where Identity went: ONNX Runtime mixes the two up."""
+    """Let no subgraph give out one value twice or one of the graph around it, as it does where Identity went.
+
+    ONNX Runtime mixes the two up; the other is no valid model.
+    """
     for inner in graph.subgraphs():
-        seen: set[ir.Value] = set()
+        own = {*inner.inputs, *inner.initializers.values(), *(v for node in inner for v in node.outputs)}
+        seen = {value for value in inner.outputs if value not in own}
         for index, value in enumerate(inner.outputs):
             if value in seen:
                 identity = ir.node("Identity", [value])
@@ -189,10 +195,33 @@ def _convert_opset(model: ir.Model) -> ir.Model:
     # In older files every initializer is an input too, which it no longer is here.
     proto.ir_version = max(proto.ir_version, MIN_IR_VERSION)
     try:
-        proto = onnx.version_converter.convert_version(proto, target)
+        proto = _converted(proto, target)
     except Exception as error:  # it raises RuntimeError and several of its own
         raise ModelError(f"Operator set {version} cannot be converted to {target}: {_reason(error, model)}.") from error
     return _with_weights_of(ir.from_proto(proto), model)
+
+
+def _converted(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    """A model in another operator set, by ONNX's own converter, which wants numbers for sizes at a Gemm of old."""
+    try:
+        return onnx.version_converter.convert_version(proto, target)
+    except Exception as error:
+        if _OPEN_SIZE not in str(error):
+            raise
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    # Shapes between are inferred anew; those of inputs and outputs are put back.
+    del fixed.graph.value_info[:]
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if not size.HasField("dim_value"):
+                size.dim_value = 1
+    found = onnx.version_converter.convert_version(fixed, target)
+    del found.graph.value_info[:]
+    shapes = {value.name: value.type for value in (*proto.graph.input, *proto.graph.output)}
+    for value in (*found.graph.input, *found.graph.output):
+        value.type.CopyFrom(shapes[value.name])
+    return found
 
 
 def _with_weights_of(converted: ir.Model, model: ir.Model) -> ir.Model:

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from autocompress.compress.importance.scores import IN_TORCH
 from autocompress.core.errors import SpaceError, UnknownNameError
 from autocompress.core.layer import PruneGroup, SkipBlock, kept_channels
 from autocompress.core.objective import Constraint, Objective
@@ -213,8 +214,12 @@ def build_space(
         if template.sparsity:
             counts = {"size_counts": size_counts, "latency_counts": latency_counts}
             thin += sparsity_choices(graph, spec, template.sparsity, refused, **counts)
-    heals = any((ratios, skips, thin))
-    others = _other_choices(template, integer=bool(offered & _INTEGER), ranks=bool(ratios), heals=heals)
+    untrainable = graph.untrainable if isinstance(graph, ModelGraph) else None
+    heals = any((ratios, skips, thin)) and untrainable is None
+    importance = template.importance if untrainable is None else _without_torch(template, untrainable, refused)
+    others = _other_choices(
+        template, integer=bool(offered & _INTEGER), importance=importance if ratios else (), heals=heals
+    )
     every = [*precisions, *ratios, *skips, *thin]
     if not any(len(choice.options) > 1 for choice in every):
         reasons = [f"{r.option} for {r.subject}: {r.reason}" for r in refused.listed()]
@@ -335,7 +340,16 @@ def _inside(graph: Graph) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _other_choices(template: SpaceTemplate, *, integer: bool, ranks: bool, heals: bool) -> list[Choice]:
+def _without_torch(template: SpaceTemplate, reason: str, refused: Refusals) -> tuple[str, ...]:
+    """The ways to rank channels that need not run the graph in torch; notes the others, and healing."""
+    for name in template.importance:
+        if name in IN_TORCH:
+            refused.add("channels", f"importance {name}", reason)
+    refused.add("pruned networks", "healing", reason)
+    return tuple(name for name in template.importance if name not in IN_TORCH) or ("l1",)
+
+
+def _other_choices(template: SpaceTemplate, *, integer: bool, importance: Sequence[str], heals: bool) -> list[Choice]:
     """How channels are ranked, how activations are calibrated, how pruned candidates are healed."""
     choices: list[Choice] = []
 
@@ -343,8 +357,8 @@ def _other_choices(template: SpaceTemplate, *, integer: bool, ranks: bool, heals
         unique = tuple(dict.fromkeys(options))
         choices.append(Choice(name=name, kind=kind, subject=subject, options=unique, ordered=ordered))
 
-    if ranks:
-        add("importance", "importance", "importance", template.importance)
+    if importance:
+        add("importance", "importance", "importance", importance)
     if integer:
         add("calibrator", "calibrator", "calibrator", template.calibrators)
     if heals:

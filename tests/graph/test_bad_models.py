@@ -165,6 +165,15 @@ class TestControlFlow:
         assert found["notes"][0].startswith(f"Node 'it' ({kind}) is control flow")
 
 
+def test_a_branch_that_only_passes_on_what_lies_outside_stays_valid(tmp_path: Path) -> None:
+    branches = {"then_branch": branch("Identity", "c"), "else_branch": branch("Neg", "c")}
+    middle = node("If", ["positive"], ["m"], name="it", **branches)
+    path = written(tmp_path, around(middle, *POSITIVE), WEIGHTS | {"zero": np.float32(-9)})
+    graph = load_model(path)
+    onnx.checker.check_model(graph.to_bytes())
+    np.testing.assert_allclose(run(graph.to_bytes()), run(path), atol=1e-5)
+
+
 def test_a_weight_that_only_a_branch_reads_stays(tmp_path: Path) -> None:
     scale = helper.make_graph([node("Mul", ["c", "gain"], ["b"])], "branch", [], [value("b", None)])
     middle = node("If", ["positive"], ["m"], name="it", then_branch=scale, else_branch=branch("Neg", "c"))
@@ -186,6 +195,20 @@ class TestOldOperatorSets:
         nodes = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["y"], consumed_inputs=[0])]
         graph = load_model(written(tmp_path, nodes, {"w": weight(8, 3, 3, 3)}, opset=1, ir_version=3))
         assert [n.op_type for n in graph.model.graph] == ["Conv", "Relu"]
+
+    @pytest.mark.parametrize("batch", ["n", 2])
+    def test_a_gemm_that_broadcasts_as_of_old_keeps_its_open_batch(self, tmp_path: Path, batch: int | str) -> None:
+        nodes = [
+            node("Flatten", ["x"], ["f"]),
+            node("Gemm", ["f", "w", "b"], ["g"], broadcast=1),
+            node("Relu", ["g"], ["y"]),
+        ]
+        weights = {"w": weight(192, 4), "b": weight(4)}
+        path = written(tmp_path, nodes, weights, shape=(batch, 3, 8, 8), out_shape=(batch, 4), opset=6, ir_version=3)
+        graph = load_model(path)
+        assert graph.batch_axis_dynamic is (batch == "n")
+        wanted = np.maximum(X.reshape(2, -1) @ weights["w"] + weights["b"], 0)
+        np.testing.assert_allclose(run(graph.to_bytes()), wanted, rtol=1e-4, atol=1e-5)
 
     def test_an_operator_that_later_ones_lack_is_named(self, tmp_path: Path) -> None:
         nodes = [node("Conv", ["x", "w"], ["c"]), node("Crop", ["c"], ["y"], name="crop", border=[1, 1, 1, 1])]

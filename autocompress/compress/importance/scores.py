@@ -112,6 +112,10 @@ def _l2(request: _Request) -> Scores:
     return _norms(request, 2)
 
 
+#: Methods that run or differentiate the graph in torch.
+IN_TORCH = frozenset({"taylor", "fisher", "activation_mean", "apoz", "mixed"})
+
+
 def _taylor(request: _Request) -> Scores:
     return taylor_scores(
         request.graph,
