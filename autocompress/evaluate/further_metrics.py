@@ -49,13 +49,15 @@ class EstimatedMetric:
         metric: that the model estimates.
         model: from the uncompressed graph and a plan.
         compressor: of the uncompressed graph.
+        said: how the model estimates, in a few words.
     """
 
     provenance = Provenance.ESTIMATED
     early = True
 
-    def __init__(self, metric: str, *, model: CostModel, compressor: Compressor) -> None:
+    def __init__(self, metric: str, *, model: CostModel, compressor: Compressor, said: str) -> None:
         self.metric = metric
+        self.said = said
         self._model = model
         self._compressor = compressor
 
@@ -194,10 +196,8 @@ def said_of(scorer: MetricScorer) -> str:
             "peak_memory_bytes": "Peak memory is measured in fresh processes, less that of one without a model.",
             "energy_mj": "Energy is measured by this machine's counter, idle power subtracted.",
         }[scorer.metric]
-    return {
-        "peak_memory_bytes": "Peak memory is ESTIMATED: weights and live activations, a lower bound.",
-        "energy_mj": "Energy is ESTIMATED from arithmetic and traffic: no counter (RAPL, tegrastats) can be read.",
-    }[scorer.metric]
+    how = scorer.said if isinstance(scorer, EstimatedMetric) else "see its measurements"
+    return {"peak_memory_bytes": "Peak memory", "energy_mj": "Energy"}[scorer.metric] + f" is ESTIMATED: {how}."
 
 
 def _measured(
@@ -214,9 +214,9 @@ def _measured(
 
 
 def _estimated(metric: str, compressor: Compressor, target: Target, spec: RuntimeSpec) -> MetricScorer:
-    kinds: dict[str, type[EnergyEstimate] | type[MemoryEstimate]] = {
-        "energy_mj": EnergyEstimate,
-        "peak_memory_bytes": MemoryEstimate,
-    }
-    model = kinds[metric](Roofline(target, spec))
-    return EstimatedMetric(metric, model=model, compressor=compressor)
+    roofline = Roofline(target, spec)
+    if metric == "energy_mj":
+        how = "arithmetic and traffic, as no counter (RAPL, tegrastats) can be read"
+        return EstimatedMetric(metric, model=EnergyEstimate(roofline), compressor=compressor, said=how)
+    memory = MemoryEstimate(roofline)
+    return EstimatedMetric(metric, model=memory, compressor=compressor, said=memory.said)
