@@ -15,7 +15,10 @@ from autocompress.cli.options import (
     NoCacheOption,
     RuntimeOption,
     TargetOption,
+    TuneBudgetOption,
+    TuneTrialsOption,
     parse_cores,
+    parse_duration,
 )
 
 #: Comparisons of a model with itself where the user did not say how many.
@@ -23,12 +26,20 @@ RUNS = 10
 
 
 def measure(
-    files: Annotated[list[Path], typer.Argument(metavar="A.onnx [B.onnx ...]", help="The first is the reference.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A.onnx [B.onnx ...]",
+            help="The first is the reference. On a device also what its runtime's tool reads: .tflite, ncnn's .param.",
+        ),
+    ],
     target: TargetOption = "local",
     device: DeviceOption = None,
     runtime: RuntimeOption = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads of the runtime.")] = None,
     affinity: AffinityOption = None,
+    tune_trials: TuneTrialsOption = None,
+    tune_budget: TuneBudgetOption = None,
     aa: Annotated[bool, typer.Option("--aa", help="Time A.onnx against itself.")] = False,
     runs: Annotated[int | None, typer.Option(metavar="N", help=f"Comparisons of --aa. Default: {RUNS}.")] = None,
     seconds: Annotated[float | None, typer.Option(metavar="F", help="Longest time of each, with --aa.")] = None,
@@ -44,6 +55,7 @@ def measure(
     from autocompress.cli.rows import echo_json, print_rows
 
     cores = None if affinity is None else parse_cores(affinity)
+    tune_seconds = None if tune_budget is None else parse_duration(tune_budget)
     if aa:
         found = api.measure_itself(
             _only(files),
@@ -54,6 +66,8 @@ def measure(
             runtime=runtime,
             threads=threads,
             affinity=cores,
+            tune_trials=tune_trials,
+            tune_budget_seconds=tune_seconds,
         )
         echo_json(found) if json else _print_itself(found)
         return
@@ -65,6 +79,8 @@ def measure(
         runtime=runtime,
         threads=threads,
         affinity=cores,
+        tune_trials=tune_trials,
+        tune_budget_seconds=tune_seconds,
         cache=not no_cache,
         on_message=lambda text: typer.echo(text, err=True),
     )

@@ -69,7 +69,7 @@ class MemoryEstimate:
             interval = Interval(low=value / ERROR_FACTOR, high=value * ERROR_FACTOR)
             details = {
                 "estimator": "fitted peak memory",
-                "validated": True,
+                "validated": self._measured_here,
                 "error_factor": ERROR_FACTOR,
                 "error_source": _SOURCE,
             }
@@ -103,6 +103,13 @@ class MemoryEstimate:
     @property
     def _fitted(self) -> bool:
         return self._roofline.spec.name == "onnxruntime"
+
+    @property
+    def _measured_here(self) -> bool:
+        """Whether peaks were measured on such a processor: x86-64."""
+        target = self._roofline.target
+        system = target.facts.get("system")
+        return target.name.startswith("x86") or (system is not None and "x86_64" in str(system.value))
 
     def _table_bytes(self, graph: ModelGraph) -> float:
         """Bytes of initializers that no operation counts among its weights; plans leave them as they are."""

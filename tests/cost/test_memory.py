@@ -91,6 +91,12 @@ def test_onnx_runtime_is_estimated_by_a_fit(graph: ModelGraph) -> None:
     assert "within a factor of" in found.fingerprint and "lower bound" not in HERE.said
 
 
+def test_other_processors_are_not_validated(graph: ModelGraph) -> None:
+    target = load_target("raspberry-pi-4b")
+    found = MemoryEstimate(Roofline(target, target.runtime("onnxruntime"))).estimate(graph, CompressionPlan())
+    assert found.interval is not None and not found.details["validated"] and "on x86" in found.fingerprint
+
+
 def test_every_coefficient_is_of_one_feature() -> None:
     assert len(ONNXRUNTIME_BYTES) == len(FEATURES)
     assert all(value >= 0 for value in ONNXRUNTIME_BYTES)
