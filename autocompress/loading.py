@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autocompress.core.errors import DataError, MissingExtraError, TargetError
+from autocompress.core.errors import DataError, TargetError, UserError
 from autocompress.core.target import RuntimeSpec, Target
 
 if TYPE_CHECKING:
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from autocompress.evaluate.data import DataBundle
     from autocompress.graph.model_graph import ModelGraph
     from autocompress.measure.device import Device
+    from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
 
 #: Runtimes that can run an artifact on the host.
-HOST_RUNTIMES = ("onnxruntime",)
+HOST_RUNTIMES = ("onnxruntime", "tvm")
+#: Runtimes that need no command in a profile to be measured on an attached device.
+ATTACHED_RUNTIMES = ("onnxruntime",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,7 @@ class Place:
         measured: whether latency can be measured there now; otherwise it is estimated.
         device: attached device to measure on; None is this machine.
         affinity: cores of it to measure on; all where None.
+        tuning: what a compiling runtime may spend on schedules; nothing where None.
     """
 
     target: Target
@@ -38,11 +42,22 @@ class Place:
     measured: bool
     device: Device | None = None
     affinity: tuple[int, ...] | None = None
+    tuning: Tuning | None = None
 
     @property
     def where(self) -> str:
         """Where latencies are measured, for a message."""
         return "this machine" if self.device is None else f"{self.device.url} ({self.device.fingerprint})"
+
+    @property
+    def computes_elsewhere(self) -> bool:
+        """Whether its runtime gives outputs, and is not the one that quality is scored in."""
+        return self.measured and self.spec.command is None and (self.device is not None or self.spec.name == "tvm")
+
+    @property
+    def has_fresh_timers(self) -> bool:
+        """Whether :meth:`fresh_timer` makes them; where not, this machine's fresh processes are ONNX Runtime's own."""
+        return self.device is not None or self.spec.name == "tvm"
 
     def timer(self, *, threads: int, sample: Batch | None = None) -> Runtime:
         """What times models there.
@@ -54,9 +69,11 @@ class Place:
 
     @contextlib.contextmanager
     def fresh_timer(self, *, threads: int, sample: Batch | None = None) -> Iterator[Runtime]:
-        """The same in a process of its own on the attached device: nothing is loaded there yet."""
+        """The same in a process of its own: nothing is loaded there yet."""
         if self.device is None:
-            raise TargetError("This machine is no attached device.")
+            with contextlib.closing(self._compiling_timer(threads, sample)) as timer:
+                yield timer
+            return
         with self.device.fresh() as device:
             yield self._timer(device, threads, sample)
 
@@ -75,9 +92,17 @@ class Place:
         check_threads(threads, cores)
         if device is not None and self.spec.command is not None:
             return CommandRuntime(device, self.spec, threads=threads, affinity=cores)
+        if device is None and self.spec.name == "tvm":
+            return self._compiling_timer(threads, sample)
         if device is None:
             return OnnxRuntime(threads=threads, sample=sample, affinity=cores)
         return RemoteOnnxRuntime(device, threads=threads, sample=sample, affinity=cores)
+
+    def _compiling_timer(self, threads: int, sample: Batch | None) -> TvmRuntime:
+        from autocompress.measure.runtimes.tvm import HOST, TvmRuntime
+
+        target = self.spec.compile_target or HOST
+        return TvmRuntime(threads=threads, sample=sample, target=target, tuning=self.tuning, affinity=self.affinity)
 
 
 def load_graph(model: Any, data: DataBundle | None = None) -> ModelGraph:
@@ -128,6 +153,7 @@ def load_place(
     runtime: str | None = None,
     *,
     affinity: Sequence[int] | None = None,
+    tuning: Tuning | None = None,
 ) -> Place:
     """The target with its runtime, and whether it can be measured.
 
@@ -136,6 +162,7 @@ def load_place(
         device: URL of an attached device.
         runtime: one of the target's; its first where None.
         affinity: cores to measure on; all where None.
+        tuning: what a compiling runtime may spend on schedules; nothing where None.
 
     Raises:
         UnknownNameError: no such target or runtime.
@@ -146,24 +173,47 @@ def load_place(
 
     cores = None if affinity is None else tuple(affinity)
     if device not in (None, "local"):
-        return replace(_attached(target, str(device), runtime), affinity=cores)
+        return replace(_attached(target, str(device), runtime), affinity=cores, tuning=tuning)
     with pinned(cores):
         pass  # A core that is not there is told before anything is loaded.
-    return replace(_here(target, device, runtime), affinity=cores)
+    return replace(_here(target, device, runtime), affinity=cores, tuning=tuning)
+
+
+def tuning_of(runtime: str | None, trials: int | None, seconds: float | None, *, transfer: bool) -> Tuning | None:
+    """What a compiling runtime may spend on schedules; None for a runtime that does not compile.
+
+    Args:
+        runtime: as asked for.
+        trials: schedules for each kernel that has none; the usual number where None.
+        seconds: for all of them; None for no limit.
+        transfer: whether a kernel may take over its nearest neighbour's schedule.
+
+    Raises:
+        UserError: something is asked for that the runtime does not do.
+    """
+    from autocompress.measure.runtimes.tvm import Tuning
+
+    if runtime == "tvm":
+        return Tuning(trials=Tuning.trials_usual if trials is None else trials, seconds=seconds, transfer=transfer)
+    if trials is not None or seconds is not None:
+        raise UserError(f"--tune-trials and --tune-budget go with --runtime tvm, not with {runtime or 'the default'}.")
+    return None
 
 
 def _here(target: str, device: str | None, runtime: str | None) -> Place:
     """This machine, or a profile without a device."""
     from autocompress.hardware.profiles import load_target
+    from autocompress.measure.runtimes.tvm_link import need_tvm
 
     if device == "local" and target != "local":
         raise TargetError(
             f"The device 'local' is this machine, not {target!r}: give --target local to measure here, "
             "or leave --device out for an estimate."
         )
-    _refuse_tvm(runtime)
     found = load_target(target) if target != "local" else _local()
     spec = found.runtime(runtime)
+    if spec.name == "tvm" and found.is_local:
+        need_tvm()
     return Place(target=found, spec=spec, measured=found.is_local and spec.name in HOST_RUNTIMES)
 
 
@@ -172,12 +222,11 @@ def _attached(name: str, url: str, runtime: str | None) -> Place:
     from autocompress.hardware.profiles import load_target
     from autocompress.measure.device import open_device
 
-    _refuse_tvm(runtime)
     # A profile's mistakes are told before anything is connected.
     profile = None if name == "local" else load_target(name)
     spec = None if profile is None else profile.runtime(runtime)
-    if profile is not None and spec is not None and spec.name not in HOST_RUNTIMES and spec.command is None:
-        known = ", ".join(n for n, r in profile.runtimes.items() if n in HOST_RUNTIMES or r.command) or "none"
+    if profile is not None and spec is not None and spec.name not in ATTACHED_RUNTIMES and spec.command is None:
+        known = ", ".join(n for n, r in profile.runtimes.items() if n in ATTACHED_RUNTIMES or r.command) or "none"
         raise TargetError(
             f"{spec.name} on {name} cannot be measured through {url}: its profile names no command that times a "
             f"model; runtimes of {name} that can: {known}."
@@ -209,11 +258,6 @@ def _target_of(device: Device) -> Target:
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "device"
     made = local_target(probe.to_dict(), facts)
     return replace(made, name=name, title=f"{title}, {facts.cores} core{'s' * (facts.cores != 1)}")
-
-
-def _refuse_tvm(runtime: str | None) -> None:
-    if runtime == "tvm":
-        raise MissingExtraError("The TVM runtime is not in this release; --runtime onnxruntime is.")
 
 
 def _local() -> Target:

@@ -11,6 +11,7 @@ from autocompress.core.errors import TargetError, UserError
 
 if TYPE_CHECKING:
     from autocompress.loading import Place
+    from autocompress.measure.runtimes.tvm import Tuning
 
 
 def measure(
@@ -21,6 +22,8 @@ def measure(
     runtime: str | None = None,
     threads: int | None = None,
     affinity: Sequence[int] | None = None,
+    tune_trials: int | None = None,
+    tune_budget_seconds: float | None = None,
     cache: bool = True,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -33,6 +36,8 @@ def measure(
         runtime: one of the target's; None for its default.
         threads: of one inference; None for the profile's.
         affinity: processor cores to measure on; None for all.
+        tune_trials: schedules to time for each kernel that has none, with runtime ``tvm``; None for the usual number.
+        tune_budget_seconds: for all of them; None for no limit.
         cache: whether a figure of the same files on the same machine, runtime and policy may be taken from the user's
             cache; ``details["cached"]`` then tells when it was measured.
         on_message: told what is wrong with the cache.
@@ -45,12 +50,15 @@ def measure(
     Raises:
         UserError: a file that cannot be loaded or run, or a target that is not attached.
     """
+    from autocompress.loading import tuning_of
     from autocompress.measure.fresh_process import measure_files
     from autocompress.measure.store import MeasurementStore
 
     store = MeasurementStore(on_message=on_message) if cache else None
-    with _measured_place(target, device, runtime, threads, affinity) as (place, count):
-        fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
+    # Two files that are compared deserve schedules of their own: none takes over its neighbour's.
+    tuning = tuning_of(runtime, tune_trials, tune_budget_seconds, transfer=False)
+    with _measured_place(target, device, runtime, threads, affinity, tuning) as (place, count):
+        fresh = (lambda: place.fresh_timer(threads=count)) if place.has_fresh_timers else None
         timings = measure_files(
             list(files), threads=count, affinity=affinity, runtime=place.spec.name, fresh=fresh, store=store
         )
@@ -67,6 +75,8 @@ def measure_itself(
     runtime: str | None = None,
     threads: int | None = None,
     affinity: Sequence[int] | None = None,
+    tune_trials: int | None = None,
+    tune_budget_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Time a model file against itself, again and again: how often the timer finds a difference where there is none.
 
@@ -79,6 +89,8 @@ def measure_itself(
         runtime: see there.
         threads: see there.
         affinity: see there.
+        tune_trials: see there.
+        tune_budget_seconds: see there.
 
     Returns:
         See :func:`autocompress.measure.self_comparison.compare_with_itself`.
@@ -89,19 +101,26 @@ def measure_itself(
     from dataclasses import replace
 
     from autocompress.core.measurement import CAREFUL
+    from autocompress.loading import tuning_of
     from autocompress.measure.self_comparison import compare_with_itself
 
     if seconds is not None and not seconds > 0:
         raise UserError(f"--seconds must be more than 0, but got {seconds}.")
     policy = CAREFUL if seconds is None else replace(CAREFUL, max_seconds=seconds)
-    with _measured_place(target, device, runtime, threads, affinity) as (place, count):
-        fresh = None if place.device is None else lambda: place.fresh_timer(threads=count)
+    tuning = tuning_of(runtime, tune_trials, tune_budget_seconds, transfer=False)
+    with _measured_place(target, device, runtime, threads, affinity, tuning) as (place, count):
+        fresh = (lambda: place.fresh_timer(threads=count)) if place.has_fresh_timers else None
         return compare_with_itself(file, runs=runs, threads=count, policy=policy, affinity=affinity, fresh=fresh)
 
 
 @contextlib.contextmanager
 def _measured_place(
-    target: str, device: str | None, runtime: str | None, threads: int | None, affinity: Sequence[int] | None
+    target: str,
+    device: str | None,
+    runtime: str | None,
+    threads: int | None,
+    affinity: Sequence[int] | None,
+    tuning: Tuning | None,
 ) -> Iterator[tuple[Place, int]]:
     """Where models can be timed, and with how many threads."""
     from autocompress.loading import load_place
@@ -109,7 +128,7 @@ def _measured_place(
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads must be at least 1, but got {threads}.")
-    with contextlib.closing(load_place(target, device, runtime, affinity=affinity)) as place:
+    with contextlib.closing(load_place(target, device, runtime, affinity=affinity, tuning=tuning)) as place:
         if not place.measured:
             raise TargetError(
                 f"No {target} is attached, so there is nothing to measure on: `predict` estimates a plan for it, "

@@ -34,6 +34,7 @@ from autocompress.finish import (
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms
+from autocompress.measure.runtimes.tvm import TvmRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
@@ -70,7 +71,9 @@ def run_search(request: SearchRequest, observer: SearchObserver | None = None) -
     with closing(prepared.place), RunFolder.create_or_open(path, {**request.to_dict(), "out": str(path)}) as run:
         watched = LoggedObserver(observer or SilentObserver(), run.log)
         with _collector_spared():
-            return _Search(prepared, run, watched).run()
+            search = _Search(prepared, run, watched)
+            with closing(search):
+                return search.run()
 
 
 @contextmanager
@@ -103,6 +106,9 @@ class _Search:
         self._threads = request.threads or place.spec.threads
         self._sample = sample
         self._timer = place.timer(threads=self._threads, sample=sample)
+        if isinstance(self._timer, TvmRuntime):
+            self._timer.on_kernel = lambda kernel: observer.on_stage(-1, kernel, "tune")
+            self._timer.on_tuned = self._budget.extend
         if place.device is not None:
             place.device.watch = DeviceWatch(
                 on_message=observer.on_message,
@@ -121,6 +127,11 @@ class _Search:
             reduce_range=place.spec.reduce_range,
             seed=request.seed,
         )
+
+    def close(self) -> None:
+        """End the processes that were started."""
+        if isinstance(self._timer, TvmRuntime):
+            self._timer.close()
 
     def run(self) -> SearchOutcome:
         """All of it; see :func:`run_search`."""
@@ -362,7 +373,7 @@ class _Search:
         quality = None if test is None else QualityEvaluator(self._runner, test, self._reference)
         try:
             tested = score_on_test_set(fresh, quality, self._runner, watch)
-            if self._place.device is not None and self._place.spec.command is None:
+            if self._place.computes_elsewhere:
                 inputs = self._data.validation.batch(range(min(AGREEING_SAMPLES, len(self._data.validation))))[0]
                 tested, remarks = check_agreement(tested, inputs, self._runner, self._timer, watch)
                 self._messages.extend(remarks)
@@ -378,7 +389,7 @@ class _Search:
                     budget_seconds=self._budget.seconds,
                     watch=watch,
                     fresh=None
-                    if self._place.device is None
+                    if not self._place.has_fresh_timers
                     else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
                     store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
                 )

@@ -17,7 +17,7 @@ from autocompress.core.tool import READS
 from autocompress.evaluate.data import DataBundle, load_data
 from autocompress.evaluate.further_metrics import FURTHER_METRICS
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.loading import Place, load_graph, load_place
+from autocompress.loading import Place, load_graph, load_place, tuning_of
 from autocompress.search.samplers import check_sampler
 from autocompress.search.space_builder import SpaceTemplate, build_space, load_template
 from autocompress.search.tuner import Budget
@@ -63,7 +63,8 @@ def prepare(request: SearchRequest) -> Prepared:
     )
     check_sampler(request.sampler)
     template = load_template(request.space)
-    place = load_place(request.target, request.device, request.runtime, affinity=request.affinity)
+    tuning = tuning_of(request.runtime, request.tune_trials, request.tune_budget_seconds, transfer=True)
+    place = load_place(request.target, request.device, request.runtime, affinity=request.affinity, tuning=tuning)
     try:
         return _prepared(request, budget, template, place)
     except BaseException:

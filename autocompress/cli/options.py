@@ -25,6 +25,15 @@ AffinityOption = Annotated[
     str | None,
     typer.Option("--affinity", metavar="CPUS", help="Cores to measure on, such as 0 or 2-3,6. Default: all."),
 ]
+TuneTrialsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tune-trials", metavar="N", help="Schedules to time for each new kernel, with --runtime tvm. Default: 16."
+    ),
+]
+TuneBudgetOption = Annotated[
+    str | None, typer.Option("--tune-budget", metavar="TIME", help="Stop tuning kernels after this time in all.")
+]
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Measure anew even what was measured here before, and keep nothing.")
 ]

@@ -14,6 +14,8 @@ from autocompress.cli.options import (
     DeviceOption,
     NoCacheOption,
     RuntimeOption,
+    TuneBudgetOption,
+    TuneTrialsOption,
     as_integer,
     as_number,
     as_switch,
@@ -41,6 +43,8 @@ READERS: dict[str, Any] = {
     "max_size_mb": as_number,
     "max_memory_mb": as_number,
     "max_energy_mj": as_number,
+    "tune_trials": as_integer,
+    "tune_budget": lambda value: parse_duration(as_text(value)),
     "trials": as_integer,
     "budget": lambda value: parse_duration(as_text(value)),
     "sampler": as_text,
@@ -50,7 +54,7 @@ READERS: dict[str, Any] = {
     "out": lambda value: Path(as_text(value)),
 }
 #: Options whose name in the request is another.
-RENAMED = {"objective": "objectives", "budget": "budget_seconds"}
+RENAMED = {"objective": "objectives", "budget": "budget_seconds", "tune_budget": "tune_budget_seconds"}
 
 
 def search(
@@ -82,6 +86,8 @@ def search(
     sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is random.")] = None,
     affinity: AffinityOption = None,
+    tune_trials: TuneTrialsOption = None,
+    tune_budget: TuneBudgetOption = None,
     no_cache: NoCacheOption = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; the same command on it resumes.")] = None,
     config: Annotated[
@@ -110,6 +116,8 @@ def search(
         "sampler": sampler,
         "seed": seed,
         "affinity": None if affinity is None else parse_cores(affinity),
+        "tune_trials": tune_trials,
+        "tune_budget": None if tune_budget is None else parse_duration(tune_budget),
         "cache": False if no_cache else None,
         "out": out,
     }

@@ -40,6 +40,8 @@ class SearchRequest:
         out: run folder; None picks one under ``runs/``.
         threads: of the runtime; None for the profile's.
         affinity: processor cores to measure on; None for all.
+        tune_trials: schedules to time for each kernel that has none, where the runtime compiles; None for its usual.
+        tune_budget_seconds: for all tuning, which does not count in ``budget_seconds``; None for no limit.
         cache: whether a measurement of the same files on the same machine may be taken from the user's cache.
     """
 
@@ -62,11 +64,13 @@ class SearchRequest:
     out: Path | None = None
     threads: int | None = None
     affinity: tuple[int, ...] | None = None
+    tune_trials: int | None = None
+    tune_budget_seconds: float | None = None
     cache: bool = True
 
     def __post_init__(self) -> None:
         bounds = ("max_latency_ms", "max_size_mb", "max_memory_mb", "max_energy_mj")
-        for name in (*bounds, "trials", "budget_seconds", "threads"):
+        for name in (*bounds, "trials", "budget_seconds", "threads", "tune_budget_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"`{name}` must be more than 0, but got {value!r}.")
@@ -75,6 +79,8 @@ class SearchRequest:
                 f"`max_accuracy_drop` must be a share between 0 and 1 (0.01 is one point), "
                 f"but got {self.max_accuracy_drop!r}."
             )
+        if self.tune_trials is not None and self.tune_trials < 0:
+            raise UserError(f"`tune_trials` must be at least 0, but got {self.tune_trials}.")
         if self.seed < 0:
             raise UserError(f"`seed` must be at least 0, but got {self.seed}.")
         if len(self.objectives) < 1 or len(set(self.objectives)) != len(self.objectives):

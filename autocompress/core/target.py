@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autocompress.core.compile_target import CompileTarget
 from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.layer_rules import STORED_BITS, changed
 from autocompress.core.plan import LayerPlan
@@ -142,6 +143,7 @@ class RuntimeSpec:
             in saturating 16 bits give wrong sums otherwise.
         two_to_four: whether its kernels skip the zeros of 2:4 sparse weights.
         command: the tool that times models with it on an attached device; None where the profile names none.
+        compile_target: what a compiler has to know of the processor; None where nothing is compiled.
     """
 
     name: str
@@ -153,6 +155,7 @@ class RuntimeSpec:
     reduce_range: bool = False
     two_to_four: bool = False
     command: ToolCommand | None = None
+    compile_target: CompileTarget | None = None
 
     def capability(self, op_type: str, precision: Precision) -> Capability:
         """The capability of an operator, falling back to ``"*"``, else refused."""

@@ -19,12 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from autocompress.core.compile_target import CompileTarget
 from autocompress.core.errors import TargetError, UnknownNameError
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
 from autocompress.core.tool import ToolCommand
 from autocompress.hardware.capabilities import CLASS_KEYS, onnxruntime_spec
 from autocompress.hardware.data_files import data_folder, data_names, load_yaml
 from autocompress.hardware.host import HostFacts, host_facts
+from autocompress.hardware.tvm_capabilities import tvm_spec
 
 FOLDER = "hardware_profiles"
 LOCAL = "local"
@@ -119,6 +121,27 @@ class ToolsFile(RootModel[Mapping[str, CommandEntry]]):
     """Tools by the name under which profiles refer to them."""
 
 
+class CompileEntry(_Strict):
+    """What a compiler has to know; see :class:`~autocompress.core.compile_target.CompileTarget` for the keys."""
+
+    kind: Literal["llvm", "cuda", "opencl", "vulkan"] = "llvm"
+    triple: Text
+    mcpu: Text | None = None
+    features: tuple[Text, ...] = ()
+    arch: Text | None = None
+    source: Text
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.compile_target()
+        return self
+
+    def compile_target(self) -> CompileTarget:
+        """The processor as the runtime wants it."""
+        given = {name: value for name, value in self.model_dump(exclude={"source"}).items() if value is not None}
+        return CompileTarget(**given)
+
+
 class RuntimeEntry(_Strict):
     """One runtime of a profile."""
 
@@ -126,6 +149,7 @@ class RuntimeEntry(_Strict):
     activation_type: Literal["uint8", "int8"] = "uint8"
     reduce_range: bool = False
     two_to_four: Flag | None = None
+    compile_target: CompileEntry | None = None
     command: CommandEntry | None = None
     launch_overhead_us: Positive
     channel_multiple: Mapping[Precision, Multiple]
@@ -231,6 +255,8 @@ def local_target(probe: Mapping[str, Any] | None = None, host: HostFacts | None 
             None where nothing was.
         host: facts of the machine; read from it where None.
     """
+    # Of this machine TVM knows more than its facts tell.
+    processor = CompileTarget() if host is None else CompileTarget(triple=f"{host.machine}-linux-gnu")
     host = host or host_facts()
     read = "read from the operating system"
     facts = {
@@ -256,11 +282,12 @@ def local_target(probe: Mapping[str, Any] | None = None, host: HostFacts | None 
         if probe.get("calm") is False:
             notes.append("The machine was busy while int8 and float16 were timed: run again when it is calm.")
     spec = onnxruntime_spec(isa=host.isa, clock_ghz=host.clock_ghz, threads=1, probe=probe)
+    compiled = tvm_spec(isa=host.isa, clock_ghz=host.clock_ghz, threads=1, compile_target=processor)
     return Target(
         name=LOCAL,
         title=f"this machine: {host.board or host.cpu}, {host.cores} core{'s' * (host.cores != 1)}",
         facts=facts,
-        runtimes={spec.name: spec},
+        runtimes={spec.name: spec, compiled.name: compiled},
         notes=tuple(notes),
     )
 
@@ -282,6 +309,7 @@ def _runtime(name: str, entry: RuntimeEntry) -> RuntimeSpec:
         reduce_range=entry.reduce_range,
         two_to_four=entry.two_to_four is not None and entry.two_to_four.value,
         command=None if entry.command is None else entry.command.command(),
+        compile_target=None if entry.compile_target is None else entry.compile_target.compile_target(),
     )
 
 
@@ -312,6 +340,9 @@ def _runtime_facts(name: str, entry: RuntimeEntry) -> dict[str, Fact]:
         facts[f"{name}.two_to_four"] = Fact(
             value="yes" if entry.two_to_four.value else "no", source=entry.two_to_four.source
         )
+    if entry.compile_target is not None:
+        said = str(entry.compile_target.compile_target())
+        facts[f"{name}.compile_target"] = Fact(value=said, source=entry.compile_target.source)
     for precision, multiple in entry.channel_multiple.items():
         facts[f"{name}.{precision}.channel_multiple"] = Fact(
             value=multiple.value, unit="channels", source=multiple.source

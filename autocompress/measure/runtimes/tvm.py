@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class Tuning:
         transfer: whether a kernel may take over its nearest neighbour's schedule in place of being tuned.
         spent: seconds so far.
     """
+
+    trials_usual: ClassVar[int] = 16
 
     trials: int = 0
     seconds: float | None = None
@@ -121,7 +123,9 @@ class TvmRuntime:
         tuning: what may be spent on schedules; nothing where None.
         schedules: folder of those found earlier; below the user's cache folder where None.
         worker: that does it; one of its own where None.
+        affinity: cores that the worker stays on; all where None.
         on_kernel: told of each kernel that is being tuned.
+        on_tuned: told how many seconds tuning a model took.
 
     Raises:
         MissingExtraError: TVM is not installed.
@@ -138,16 +142,20 @@ class TvmRuntime:
         tuning: Tuning | None = None,
         schedules: Path | None = None,
         worker: TvmWorker | None = None,
+        affinity: Sequence[int] | None = None,
         on_kernel: Callable[[str], None] = lambda kernel: None,
+        on_tuned: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         if threads < 1:
             raise UserError(f"`threads` must be at least 1, but got {threads}.")
         self.threads = threads
         self.target = target
-        self.worker = worker or TvmWorker(threads=threads)
+        self.worker = worker or TvmWorker(threads=threads, affinity=affinity)
+        self._affinity = None if affinity is None else list(affinity)
         self.tuning = tuning or Tuning()
         self._schedules = schedules or cache_folder() / SCHEDULES
-        self._on_kernel = on_kernel
+        self.on_kernel = on_kernel
+        self.on_tuned = on_tuned
         self._sample = sample
         self._about: dict[str, Any] | None = None
         self._unused: list[tuple[int, int]] = []
@@ -162,6 +170,7 @@ class TvmRuntime:
             "provider": f"llvm {self._about['cpu']}" if self.target.is_host else str(self.target),
             "threads": self.threads,
             "spinning": None,
+            "affinity": self._affinity,
             "fingerprint": host_fingerprint(),
             **system_versions(),
         }
@@ -240,7 +249,7 @@ class TvmRuntime:
                 nonlocal current
                 current = str(event["digest"])
                 if current:
-                    self._on_kernel(str(event["kernel"]))
+                    self.on_kernel(str(event["kernel"]))
 
             fields = {
                 "model": str(path),
@@ -258,13 +267,17 @@ class TvmRuntime:
             try:
                 told = self.worker.ask("compile", fields, on_event=watch)
             except WorkerDiedError:
-                self.tuning.spent += time.monotonic() - started
+                self._spend(time.monotonic() - started)
                 if not current or current in skip:
                     raise
                 skip.append(current)
                 continue
-            self.tuning.spent += told["seconds"]["tune"]
+            self._spend(told["seconds"]["tune"])
             return told
+
+    def _spend(self, seconds: float) -> None:
+        self.tuning.spent += seconds
+        self.on_tuned(seconds)
 
     def _handle(self, artifact: TvmArtifact) -> int:
         """The worker's number for a model; compiles it again where that worker is gone."""

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from autocompress.core import errors
 from autocompress.core.errors import CandidateError, MissingExtraError, ModelError, TargetError
+from autocompress.measure.affinity import pinned
 
 MODULE = "autocompress.measure.tvm_worker.worker"
 MISSING = "TVM is not installed: pip install 'autocompress[tvm]'"
@@ -43,17 +44,25 @@ class TvmWorker:
 
     Args:
         threads: that run a kernel; a worker keeps them for life.
+        affinity: cores that it stays on; all where None.
         environment: variables besides the program's own.
 
     Raises:
         MissingExtraError: TVM is not installed.
     """
 
-    def __init__(self, *, threads: int = 1, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int = 1,
+        affinity: Sequence[int] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         need_tvm()
         self.threads = threads
         #: How many processes there were: what an earlier one held is lost.
         self.generation = 0
+        self._affinity = affinity
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -130,19 +139,22 @@ class TvmWorker:
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONIOENCODING": "utf-8",
             "TVM_NUM_THREADS": str(self.threads),
+            # TVM would put its threads on the first cores, whatever cores there are for it.
+            "TVM_BIND_THREADS": "0",
             **self._environment,
         }
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        process = subprocess.Popen(
-            [sys.executable, "-m", MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-            start_new_session=True,
-        )
+        with pinned(self._affinity):
+            process = subprocess.Popen(
+                [sys.executable, "-m", MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+                start_new_session=True,
+            )
         self._process, self._lines = process, queue.Queue()
         self.generation += 1
         threading.Thread(target=_read, args=(process.stdout, self._lines), daemon=True).start()
