@@ -10,6 +10,7 @@ from autocompress.core.errors import PlanError, TargetError
 from autocompress.core.measurement import Provenance
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
+from autocompress.core.sparsity_plan import SparsityPlan
 from autocompress.core.target import Capability, Fact, Precision, RuntimeSpec, Target
 from autocompress.cost.roofline import Roofline
 from autocompress.graph.model_graph import ModelGraph
@@ -173,3 +174,19 @@ def test_bfloat16_is_priced_by_its_own_rate(graph: ModelGraph) -> None:
 def test_bfloat16_is_refused_where_the_runtime_has_no_kernels(graph: ModelGraph) -> None:
     with pytest.raises(PlanError, match="onnxruntime on x86-avx2 refuses bf16 for layer 'conv1'"):
         estimate(graph, CompressionPlan(layers={"conv1": Precision.BF16.layer_plan}), load_target("x86-avx2"))
+
+
+def test_kernels_for_two_to_four_halve_the_arithmetic_where_the_hardware_has_them(graph: ModelGraph) -> None:
+    sparse = CompressionPlan(layers={"*": LayerPlan(sparsity=SparsityPlan.from_label("2:4"))})
+    able = replace(TARGET, runtimes={"r": replace(SPEC, two_to_four=True)})
+    assert estimate(graph, sparse) == pytest.approx(estimate(graph, BASELINE))
+    dense, thin = (Roofline(able, able.runtime()).estimate_layers(graph, plan) for plan in (BASELINE, sparse))
+    for before, after in zip(dense, thin, strict=True):
+        layer = next((layer for layer in graph.layers() if layer.name == before.name), None)
+        halved = layer is not None and layer.weight_shape[1] % 4 == 0
+        assert after.operations == pytest.approx(before.operations / 2 if halved else before.operations)
+        # Half of the numbers, and 2 bits for each of them.
+        share = 0.5 * (1 + 2 / 32) if halved else 1.0
+        assert after.weight_bytes == pytest.approx(share * before.weight_bytes)
+    unstructured = CompressionPlan(layers={"*": LayerPlan(sparsity=SparsityPlan.from_label("unstructured 0.5"))})
+    assert estimate(graph, unstructured, able) == pytest.approx(estimate(graph, BASELINE))
