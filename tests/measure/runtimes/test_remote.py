@@ -96,9 +96,14 @@ def test_an_interleaved_comparison_comes_back_whole(runtime: RemoteOnnxRuntime, 
 
 
 def test_the_ratio_over_ssh_is_that_of_this_machine(ssh_server: Any, nets: list[Path]) -> None:
-    here = measure_files(nets, policy=POLICY)[1]
     with closing(load_place("x86-avx512-vnni", ssh_server.url)) as place:
-        there = measure_files(nets, policy=POLICY, fresh=lambda: place.fresh_timer(threads=1))[1]
+        for _ in range(3):
+            here = measure_files(nets, policy=POLICY)[1]
+            there = measure_files(nets, policy=POLICY, fresh=lambda: place.fresh_timer(threads=1))[1]
+            if here.details["calm"] and there.details["calm"]:
+                break
+        else:
+            pytest.skip("this machine is too busy to compare two timings of int8")
     # Loose, as this may run beside anything: int8 takes about 0.4 of float32's time.
     assert here.ratio_interval.low * 0.85 <= there.ratio <= here.ratio_interval.high * 1.15
     assert there.fingerprint == here.fingerprint
@@ -110,14 +115,15 @@ def test_a_device_keeps_its_timings_and_another_one_never_gets_them(
     ssh_server: Any, nets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = MeasurementStore(tmp_path / "cache")
-    # Whatever happens here counts as calm, as only calm readings are kept.
-    policy = replace(POLICY, calm_tolerance=1e6, min_blocks=1, max_seconds=0.2)
+    # Only calm readings are kept: nearly all count as such here.
+    policy = replace(POLICY, block_ms=1.0, calm_tolerance=1e6, min_blocks=1, max_seconds=0.2)
 
     def measured() -> FileTiming:
         with closing(load_place("x86-avx512-vnni", ssh_server.url)) as place:
             return measure_files(nets[:1], policy=policy, fresh=lambda: place.fresh_timer(threads=1), store=store)[0]
 
-    first, second = measured(), measured()
+    first = next(found for found in (measured() for _ in range(20)) if found.details["calm"])
+    second = measured()
     assert "cached" not in first.details and second.details["cached"] == first.when
     assert second.samples == first.samples
     # The same board with one core less is another device.
