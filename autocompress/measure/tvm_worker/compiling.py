@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ import onnx
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
-from tvm.relax.backend.cpu_generic import pipeline as cpu
 from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 
@@ -79,7 +79,7 @@ def lower(path: str | Path, target: tvm.target.Target, *, batch: int = 1) -> Low
         relax.transform.DeadCodeElimination(),
         relax.transform.ConvertLayout(_LAYOUTS),
         fold_layouts,
-        *_dispatch_passes(target),
+        *_pipeline(target).library_dispatch_passes(target),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
@@ -107,20 +107,15 @@ def build(lowered: Lowered, target: tvm.target.Target, database: ms.Database) ->
         else:
             rules = (dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction())
             passes.append(dlight.ApplyDefaultSchedule(*rules, dlight.gpu.Fallback()))
-        passes += _lower_passes(target)
+        passes += [*_pipeline(target).dataflow_lower_passes(target), *_pipeline(target).finalize_passes(target)]
         module = tvm.transform.Sequential(passes)(lowered.module)
         return relax.build(module, target=target, relax_pipeline=None)
 
 
-def _dispatch_passes(target: tvm.target.Target) -> list[Any]:
-    processor = target.kind.name == "llvm"
-    return list(cpu.library_dispatch_passes(target) if processor else relax.pipeline.library_dispatch_passes(target))
-
-
-def _lower_passes(target: tvm.target.Target) -> list[Any]:
-    # relax.pipeline asks the package for the processor's passes, which it does not name in TVM 0.27.
-    home = cpu if target.kind.name == "llvm" else relax.pipeline
-    return [*home.dataflow_lower_passes(target), *home.finalize_passes(target)]
+def _pipeline(target: tvm.target.Target) -> Any:
+    """The home of a target's passes; `relax.pipeline` asks the packages above for them, which name none in TVM 0.27."""
+    home = {"llvm": "cpu_generic", "cuda": "cuda"}.get(target.kind.name, "gpu_generic")
+    return importlib.import_module(f"tvm.relax.backend.{home}.pipeline")
 
 
 def _inputs(model: onnx.ModelProto, batch: int) -> tuple[Tensor, ...]:

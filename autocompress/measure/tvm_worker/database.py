@@ -24,6 +24,8 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule.instruction import Instruction, InstructionKind
 
+from autocompress.measure.tvm_worker.intrinsics import load_intrinsics
+
 #: Raised when schedules found by an earlier way of tuning should not be taken again.
 FORMAT = 1
 FILE = "schedules.jsonl"
@@ -138,6 +140,8 @@ class ScheduleStore:
     def database(self, modules: Sequence[tvm.IRModule]) -> ms.Database:
         """The schedules of some kernels as a database of TVM's."""
         found = ms.database.MemoryDatabase()
+        if self._kernels:
+            load_intrinsics(self._target)
         for module in modules:
             kernel = self.find(module)
             if kernel is not None:

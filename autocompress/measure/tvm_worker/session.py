@@ -63,6 +63,10 @@ class Session:
             "threads": self.threads,
         }
 
+    def check(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """Whether this TVM makes code for ``target``; an error says why not."""
+        return {"target": str(targets.tvm_target(CompileTarget.from_dict(fields["target"]), self.threads))}
+
     def compile(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """Compile ``model`` (a path) for ``target``; ``batch`` samples at a time. Models in ``drop`` are forgotten.
 
@@ -161,6 +165,7 @@ def _kernel(task: Task, known: Kernel | None) -> dict[str, Any]:
 #: What may be asked, by name: the session, the request's fields and where to tell of progress; gives JSON values.
 VERBS: dict[str, Callable[[Session, Mapping[str, Any], Event], dict[str, Any]]] = {
     "hello": Session.hello,
+    "check": Session.check,
     "compile": Session.compile,
     "run": Session.run,
     "time": Session.time,

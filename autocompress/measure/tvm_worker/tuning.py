@@ -95,7 +95,6 @@ class Tuner:
         timer: KernelTimer | None,
         tell: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        load_intrinsics(target)
         self._target = target
         self._store = store
         self._timer = timer
@@ -184,6 +183,7 @@ class Tuner:
             self._keep(task, Shape.of(task.module), best, origin="tuned", trials=trials)
 
     def _context(self, task: Task, request: TuningRequest) -> ms.TuneContext:
+        load_intrinsics(self._target)
         # The usual population of 512 and 4 generations take longer than timing a handful of schedules does.
         population, generations = (128, 3) if request.trials >= _LEARNING_TRIALS else (32, 1)
         strategy = ms.search_strategy.EvolutionarySearch(
