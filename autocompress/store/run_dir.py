@@ -270,9 +270,9 @@ def _refuse_strangers(folder: Path) -> None:
 def _check_same(folder: Path, known: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     wanted = _plain(request)
     for key in FIXED_KEYS:
-        if key in known and key in wanted and known[key] != wanted[key]:
+        if key in wanted and known.get(key) != wanted[key]:
             raise RunFolderError(
-                f"{str(folder)!r} holds a run with {key} {known[key]!r}, but {wanted[key]!r} was asked; "
+                f"{str(folder)!r} holds a run with {key} {known.get(key)!r}, but {wanted[key]!r} was asked; "
                 "choose another --out, or ask for the same to resume it."
             )
 

@@ -17,6 +17,7 @@ REQUEST: dict[str, Any] = {
     "device": None,
     "runtime": None,
     "threads": None,
+    "affinity": None,
     "space": "default",
     "objectives": ("accuracy", "latency_ms"),
     "seed": 0,
@@ -42,6 +43,14 @@ def test_another_run_in_the_folder_is_refused_with_both_values(tmp_path: Path, k
     RunFolder.create_or_open(tmp_path, REQUEST).close()
     with pytest.raises(RunFolderError, match=rf"{key} .*'other' was asked"):
         RunFolder.create_or_open(tmp_path, {**REQUEST, key: "other"})
+    RunFolder.create_or_open(tmp_path, REQUEST).close()
+
+
+def test_a_run_of_an_earlier_release_had_nothing_of_what_it_does_not_name(tmp_path: Path) -> None:
+    earlier = {name: value for name, value in REQUEST.items() if name != "affinity"}
+    RunFolder.create_or_open(tmp_path, earlier).close()
+    with pytest.raises(RunFolderError, match=r"affinity None, but \[0\] was asked"):
+        RunFolder.create_or_open(tmp_path, {**REQUEST, "affinity": (0,)})
     RunFolder.create_or_open(tmp_path, REQUEST).close()
 
 
