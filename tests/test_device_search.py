@@ -146,3 +146,32 @@ def test_a_paused_search_that_is_stopped_resumes_with_what_it_had(place: Path, s
     resumed = run_search(_request(ssh_server.url))
     assert [trial.number for trial in resumed.trials] == [0, 1, 2]
     assert resumed.trials[0].plan.digest == stopped.trials[0].plan.digest
+
+
+@pytest.mark.slow
+def test_a_search_on_a_board_is_timed_by_the_tool_of_its_runtime(place: Path, ssh_server: Any) -> None:
+    # Stands for trtexec: says what the real one said, of an engine that it made.
+    tools = place / "tools"
+    tools.mkdir()
+    captured = Path(__file__).parent / "measure" / "runtimes" / "captured" / "trtexec_8_4.txt"
+    (tools / "trtexec").write_text(
+        f'''#!/bin/sh
+for argument; do
+  case "$argument" in
+    --saveEngine=*) echo built > "${{argument#*=}}" ;;
+    --loadEngine=*) cat "{captured}" ;;
+  esac
+done
+'''
+    )
+    (tools / "trtexec").chmod(0o755)
+    with (ssh_server.folder / "sshd_config").open("a") as file:
+        file.write(f'SetEnv "PATH={tools}:/usr/bin:/bin"\n')
+    ssh_server.kill()
+    ssh_server.start()
+    outcome = run_search(_request(ssh_server.url, target="jetson-nano", trials=2))
+    assert outcome.provenance is Provenance.MEASURED
+    assert [trial.state for trial in outcome.trials] != [TrialState.FAIL] * 2
+    latency = outcome.baseline.measurements["latency_ms"]
+    assert (latency.value, latency.target) == (pytest.approx(7.14139), "jetson-nano")
+    assert latency.runtime.startswith("tensorrt") and latency.runtime.endswith("trtexec")
