@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autocompress.core.errors import SpaceError
+from autocompress.core.errors import MissingExtraError, SpaceError
 
 if TYPE_CHECKING:
+    from autocompress.core.protocols import Dataset
     from autocompress.core.space import SearchSpace
     from autocompress.core.target import RuntimeSpec
+    from autocompress.evaluate.data import DataBundle
     from autocompress.graph.model_graph import ModelGraph
 
 
-def analyze(model: Any, *, target: str = "local", data: str | None = None) -> dict[str, Any]:
+def analyze(
+    model: Any, *, target: str = "local", runtime: str | None = None, data: str | None = None
+) -> dict[str, Any]:
     """A model's layers and channel groups, what a target allows, and with data the sensitivities.
 
     Returns:
         Plain JSON values: ``layers``, ``groups``, ``blocks``, ``refused``, ``notes`` where the model was read
-        in a way one should know of, and ``sensitivities`` where data is given.
+        in a way one should know of, ``kernels`` where the runtime compiles (what each layer of the model with 8-bit
+        weights and activations computes in, and why it is not integers), and ``sensitivities`` where data is given.
 
     Raises:
         UserError: the model, target or data is wrong.
@@ -29,7 +35,7 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
     from autocompress.loading import load_graph, load_place
     from autocompress.search.space_builder import build_space, load_template
 
-    place = load_place(target)
+    place = load_place(target, None, runtime)
     bundle = None if data is None else load_data(data)
     graph = load_graph(model, bundle)
     template = load_template("default").model_copy(update={"size_only": "always"})
@@ -77,11 +83,45 @@ def analyze(model: Any, *, target: str = "local", data: str | None = None) -> di
     }
     if graph.notes:
         result["notes"] = list(graph.notes)
+    if place.spec.compile_target is not None:
+        try:
+            result["kernels"] = _compiled_kernels(graph, place.spec, bundle)
+        except MissingExtraError as error:
+            note = f"{note} {error}" if note else str(error)
     if note is not None:
         result["note"] = note
     if bundle is not None:
         result["sensitivities"] = _sensitivities(graph, space, place.spec, bundle)
     return result
+
+
+def _compiled_kernels(graph: ModelGraph, spec: RuntimeSpec, bundle: DataBundle | None) -> list[dict[str, Any]]:
+    """What TVM makes of the layers once all that may be are in 8 bits; ranges do not matter for it."""
+    from autocompress.compress.apply import Compressor
+    from autocompress.core.plan import CompressionPlan, LayerPlan
+    from autocompress.evaluate.datasets import ArrayDataset
+    from autocompress.measure.runtimes.tensors import TensorSpec, random_sample
+    from autocompress.measure.runtimes.tvm import HOST, TvmRuntime
+
+    if bundle is None:
+        specs = [TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in graph.input_specs]
+        dataset: Dataset = ArrayDataset(list(random_sample(specs, batch=4)))
+    else:
+        dataset = bundle.train
+    compressor = Compressor(graph, dataset=dataset, activation_type=spec.activation_type)
+    plan = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
+    names = {layer.node: layer.name for layer in graph.layers()}
+    with contextlib.closing(TvmRuntime(target=spec.compile_target or HOST)) as runtime:
+        found = runtime.explain(compressor.finish(graph, plan, draft=True))
+    return [
+        {
+            "layer": names.get(item["node"], item["node"]),
+            "op_type": item["op_type"],
+            "kernel": item["kernel"],
+            "reason": item["reason"],
+        }
+        for item in found
+    ]
 
 
 def _sensitivities(graph: ModelGraph, space: SearchSpace, spec: RuntimeSpec, bundle: Any) -> list[dict[str, Any]]:

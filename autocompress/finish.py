@@ -11,7 +11,7 @@ from autocompress.core.measurement import CAREFUL, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
 from autocompress.core.trial import Trial
 from autocompress.evaluate.accuracy import QualityEvaluator
-from autocompress.evaluate.agreement import agreement_of, quality_with_device
+from autocompress.evaluate.agreement import agreement_of, quality_with_device, tolerance_of
 from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.store import MeasurementStore
@@ -89,10 +89,12 @@ def check_agreement(
         if watch.should_stop():
             raise Interrupted
         watch.on_stage(-1, trial.candidate.label, "outputs on the device")
-        agreement = agreement_of(here.build(path).run(inputs), there.build(path).run(inputs))
+        tolerance = tolerance_of(trial.candidate.plan)
+        agreement = agreement_of(here.build(path).run(inputs), there.build(path).run(inputs), tolerance=tolerance)
         found.append((quality_with_device(trial, agreement), path))
         if not agreement.holds:
-            remarks.append(f"Trial {trial.number} computes something else on the device: {agreement}.")
+            name = str(there.describe()["name"])
+            remarks.append(f"Trial {trial.number} computes something else in {name} there: {agreement}.")
     return found, remarks
 
 

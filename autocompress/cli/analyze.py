@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli.options import DataOption, JsonOption, ModelArgument
+from autocompress.cli.options import DataOption, JsonOption, ModelArgument, RuntimeOption
 
 
 def analyze(
     model: ModelArgument,
     target: Annotated[str, typer.Option(metavar="T", help="Hardware profile; `local` is this machine.")] = "local",
+    runtime: RuntimeOption = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -19,7 +20,7 @@ def analyze(
     from autocompress import api
     from autocompress.cli.rows import echo_json, print_document
 
-    result = api.analyze(model, target=target, data=data)
+    result = api.analyze(model, target=target, runtime=runtime, data=data)
     if json:
         echo_json(result)
         return

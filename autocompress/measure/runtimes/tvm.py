@@ -192,6 +192,25 @@ class TvmRuntime:
             raise
         return TvmArtifact(self, path, told, folder)
 
+    def explain(self, graph: SavedGraph | str | PathLike[str] | bytes) -> list[dict[str, Any]]:
+        """What each layer with weights would compute in.
+
+        Returns:
+            A record a layer: ``node``, ``op_type``, ``kernel``, and the ``reason`` why a quantized one is not integers.
+
+        Raises:
+            ModelError: a file that is missing or no model.
+            CandidateError: TVM cannot import it.
+        """
+        path, folder = _file_of(graph)
+        try:
+            told = self.worker.ask("explain", {"model": str(path), "target": self.target.to_dict()})
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        layers: list[dict[str, Any]] = told["layers"]
+        return layers
+
     def time(self, candidate: TvmArtifact, reference: TvmArtifact, policy: TimingPolicy) -> PairedTiming:
         """Time both on one sample, interleaved, in the worker's process.
 

@@ -67,6 +67,11 @@ class Session:
         """Whether this TVM makes code for ``target``; an error says why not."""
         return {"target": str(targets.tvm_target(CompileTarget.from_dict(fields["target"]), self.threads))}
 
+    def explain(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """What the ``layers`` of ``model`` compute in when it is compiled for ``target``; nothing is compiled."""
+        target = targets.tvm_target(CompileTarget.from_dict(fields["target"]), self.threads)
+        return {"layers": [asdict(layer) for layer in compiling.lower(fields["model"], target).layers]}
+
     def compile(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """Compile ``model`` (a path) for ``target``; ``batch`` samples at a time. Models in ``drop`` are forgotten.
 
@@ -166,6 +171,7 @@ def _kernel(task: Task, known: Kernel | None) -> dict[str, Any]:
 VERBS: dict[str, Callable[[Session, Mapping[str, Any], Event], dict[str, Any]]] = {
     "hello": Session.hello,
     "check": Session.check,
+    "explain": Session.explain,
     "compile": Session.compile,
     "run": Session.run,
     "time": Session.time,
