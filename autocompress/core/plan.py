@@ -148,16 +148,18 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationPlan:
-    """Label-free distillation from the uncompressed graph (Hinton et al. 2015, section 2).
+    """How accuracy is won back without labels: layers refitted, then distillation (Hinton et al. 2015, section 2).
 
     Args:
-        steps: optimizer steps of the full budget; 0 re-estimates BatchNorm only.
+        reconstruct: whether layers are first refitted in closed form, by least squares (He et al. 2017, section 3).
+        steps: optimizer steps of the full budget after that; 0 re-estimates BatchNorm only where nothing is refitted.
         learning_rate: peak rate of the cosine schedule.
         temperature: softens both distributions of the Kullback-Leibler loss.
         batch_size: samples a step.
         feature_weight: of the loss on features inside the network (Romero et al. 2015, section 2.2); 0 leaves it out.
     """
 
+    reconstruct: bool = True
     steps: int = 0
     learning_rate: float = 0.01
     temperature: float = 2.0
@@ -165,6 +167,8 @@ class DistillationPlan:
     feature_weight: float = 100.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reconstruct, bool):
+            raise PlanError(f"`reconstruct` must be true or false, but got {self.reconstruct!r}.")
         if self.steps < 0:
             raise PlanError(f"`steps` must be at least 0, but got {self.steps}.")
         if self.batch_size < 1:

@@ -73,7 +73,8 @@ class SearchSpace:
         """The plan that an assignment of every choice means.
 
         Choices that mean nothing are left out, so that equal artifacts have equal plans: those about parts of a skipped
-        block, sparse storage of a layer that does not stay float32, and distillation where nothing is removed.
+        block, sparse storage of a layer that does not stay float32, distillation where nothing is removed, and how to train
+        where nothing is trained.
 
         Raises:
             KeyError: a choice has no value.
@@ -109,6 +110,8 @@ class SearchSpace:
             other.pop("importance", None)
         if not any(plan.activation_bits == 8 for plan in layers.values()):
             other.pop("calibrator", None)
+        if distillation.get("steps") == 0:
+            distillation = {"steps": 0}
         heal = DistillationPlan(**distillation) if distillation and (prune or skip or thin) else None
         return CompressionPlan(
             layers={n: p for n, p in layers.items() if p != LayerPlan()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,36 @@ class GraphModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Inputs in the graph's order to its output, or a tuple of them where it has several."""
+        values = self._loaded(inputs)
+        for step in self._program:
+            self._run(step, values)
+        outputs = tuple(values[slot] if kind is None else values[slot].to(kind) for slot, kind in self._outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def walk(
+        self,
+        batches: Sequence[tuple[Tensor, ...]],
+        *,
+        before: Callable[[OperatorNode, list[list[Any]]], None] = lambda node, read: None,
+        after: Callable[[OperatorNode, list[Any]], None] = lambda node, written: None,
+    ) -> None:
+        """Run several batches side by side, node by node; what a watcher does to a parameter holds from then on.
+
+        Args:
+            batches: inputs in the graph's order, a tuple for each batch.
+            before: called with each node and what it is about to read: for each batch, a list of its inputs.
+            after: called with each node and its first output for each batch.
+        """
+        runs = [self._loaded(inputs) for inputs in batches]
+        for step in self._program:
+            before(step.node, [[values[slot] for slot in step.inputs] for values in runs])
+            written = []
+            for values in runs:
+                written.append(self._run(step, values))
+            after(step.node, written)
+
+    def _loaded(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Every slot's value before the first node runs."""
         if len(inputs) != len(self.input_names):
             raise ModelError(f"The model takes {len(self.input_names)} inputs, but got {len(inputs)}.")
         values: list[Any] = [None] * self._n_slots
@@ -136,28 +166,31 @@ class GraphModule(nn.Module):
             if self.channels_last and value.ndim == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
             values[slot] = value
-        parameters, buffers, training = self._parameters, self._buffers, self.training
+        parameters, buffers = self._parameters, self._buffers
         for slot, key, stored in self._loads:
             held: Any = parameters[key] if key in parameters else buffers[key]
             values[slot] = held if stored is None else stored.read(held)
-        for step in self._program:
-            arguments = [values[slot] for slot in step.inputs]
-            try:
-                if step.takes_mode:
-                    result = step.function(training, self.momentum, *arguments)
-                else:
-                    result = step.function(*arguments)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise step.node.error((str(error).splitlines() or [""])[0].rstrip(".")) from error
-            if len(step.outputs) == 1:
-                values[step.outputs[0]] = result[0] if isinstance(result, tuple) else result
+        return values
+
+    def _run(self, step: _Step, values: list[Any]) -> Any:
+        """Run one node: its outputs go to their slots, the first is returned."""
+        arguments = [values[slot] for slot in step.inputs]
+        try:
+            if step.takes_mode:
+                result = step.function(self.training, self.momentum, *arguments)
             else:
-                for slot, value in zip(step.outputs, result, strict=True):
-                    values[slot] = value
-            for slot in step.frees:
-                values[slot] = None
-        outputs = tuple(values[slot] if kind is None else values[slot].to(kind) for slot, kind in self._outputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+                result = step.function(*arguments)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise step.node.error((str(error).splitlines() or [""])[0].rstrip(".")) from error
+        if len(step.outputs) == 1:
+            first = values[step.outputs[0]] = result[0] if isinstance(result, tuple) else result
+        else:
+            first = result[0]
+            for slot, value in zip(step.outputs, result, strict=True):
+                values[slot] = value
+        for slot in step.frees:
+            values[slot] = None
+        return first
 
     def named_initializers(self) -> dict[str, Tensor]:
         """What training can change, by initializer name: parameters and running statistics."""

@@ -6,15 +6,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TypeVar
 
 from autocompress.compress.sparsify import sparsity_masks
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
 from autocompress.recover.features import Kept
-from autocompress.recover.moments import Moments, match_moments, output_moments
+from autocompress.recover.reconstruct import Reconstruction
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -28,8 +31,8 @@ class _Entry:
 class StagedHealing:
     """Heals pruned graphs up to a share of their plan's steps and continues where an earlier call stopped.
 
-    Without training, layers get their channels' means and variances back, and BatchNormalization new statistics (see
-    :mod:`autocompress.recover.moments`). Training begins there too, where no BatchNormalization sees to it.
+    First layers are refitted in closed form (:mod:`autocompress.recover.reconstruct`), unless the plan says otherwise;
+    training begins there.
 
     Args:
         teacher: the uncompressed graph.
@@ -52,16 +55,17 @@ class StagedHealing:
         should_stop: Callable[[], bool] = lambda: False,
         kept: Callable[[CompressionPlan], Kept] | None = None,
     ) -> None:
-        self._teacher = teacher
         self._distiller = Distiller(teacher, dataset, seed=seed, threads=threads)
+        self._reconstruction = Reconstruction(teacher, dataset, seed=seed, threads=threads)
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._refitted: OrderedDict[str, ModelGraph] = OrderedDict()
         self._should_stop = should_stop
         self._kept = kept
 
     def heal(self, pruned: ModelGraph, plan: CompressionPlan, share: float = 1.0) -> ModelGraph:
-        """Heal up to ``share`` of the plan's steps; 0 steps correct channels and BatchNormalization only.
+        """Heal up to ``share`` of the plan's steps.
 
         Args:
             pruned: the graph as :func:`~autocompress.compress.prune.prune` left it.
@@ -72,20 +76,26 @@ class StagedHealing:
             A graph of the same structure with new weights.
         """
         healing = plan.distillation or DistillationPlan()
-        entry = self._entries.setdefault(plan.structure_digest, _Entry(graphs={}))
-        self._entries.move_to_end(plan.structure_digest)
-        while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+        entry = _recent(self._entries, plan.structure_digest, lambda: _Entry(graphs={}), self._capacity)
         until = math.ceil(healing.steps * share)
         if until in entry.graphs:
             return entry.graphs[until]
         kept = {} if self._kept is None else self._kept(plan)
+        masks = sparsity_masks(pruned, plan)
         start = pruned
-        if until == 0 or not _normalizes(pruned):
-            if 0 not in entry.graphs:
-                entry.graphs[0] = match_moments(pruned, self._moments, self._dataset, kept)
-            start = entry.graphs[0]
+        if healing.reconstruct:
+            # However long it is trained afterwards.
+            structure = plan.replace(distillation=None).structure_digest
+            start = _recent(
+                self._refitted,
+                structure,
+                lambda: self._reconstruction.refit(pruned, kept, without=masks),
+                self._capacity,
+            )
+        elif until == 0:
+            start = reestimate_batch_norm(pruned, self._dataset)
         if until == 0:
+            entry.graphs[0] = start
             return start
         # Weights alone are not enough to go on from: the state belongs to one of the remembered graphs only.
         done = entry.state.step if entry.state is not None and entry.state.step < until else 0
@@ -97,7 +107,7 @@ class StagedHealing:
             state=entry.state if done else None,
             should_stop=self._should_stop,
             kept=kept,
-            masks=sparsity_masks(pruned, plan),
+            masks=masks,
         )
         entry.graphs[until] = result.graph
         if until == healing.steps:
@@ -106,10 +116,12 @@ class StagedHealing:
             entry.state = result.state
         return result.graph
 
-    @cached_property
-    def _moments(self) -> dict[str, Moments]:
-        return output_moments(self._teacher, self._dataset)
 
-
-def _normalizes(graph: ModelGraph) -> bool:
-    return any(node.op_type == "BatchNormalization" for node in graph.model.graph)
+def _recent(memory: OrderedDict[str, T], key: str, make: Callable[[], T], capacity: int) -> T:
+    """What is remembered under a key, or what is made now; the least recently used is forgotten."""
+    if key not in memory:
+        memory[key] = make()
+    memory.move_to_end(key)
+    while len(memory) > capacity:
+        memory.popitem(last=False)
+    return memory[key]

@@ -13,7 +13,7 @@ from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import Choice, SearchSpace
-from autocompress.core.trial import Candidate, Trial
+from autocompress.core.trial import Candidate, Trial, TrialState
 from autocompress.search.tuner import Proposer
 
 STEPS = "distillation:steps"
@@ -21,18 +21,17 @@ STEPS = "distillation:steps"
 BEYOND = 2
 #: Loss of quality, as a share, that is allowed where the user set no limit.
 USUAL_DROP = 0.01
-#: What longer healing may well win back.
-WITHIN_REACH = 0.01
-#: Share of the gap to the best quality that longer healing is assumed to close.
+#: Share of the gap to the uncompressed or the best quality that longer healing is assumed to close.
 HOPED = 0.5
 SOURCE = "promotion"
 
 
 class Promotion:
-    """Proposes front trials again with more healing, in turn with another proposer.
+    """Proposes trials again with more healing, in turn with another proposer.
 
-    Whether a front trial was healed for as long as the space allows is no question for a sampler: longer healing costs
-    time and nothing else.
+    Whether a good trial is trained for as long as the space allows is no question for a sampler: longer healing costs
+    time and nothing else. Every candidate is first refitted in closed form only; those that may win the front once they
+    are trained climb the space's numbers of steps.
 
     Args:
         inner: proposes otherwise.
@@ -54,6 +53,7 @@ class Promotion:
         every: int = 2,
     ) -> None:
         self._inner = inner
+        self._space = space
         self._store = store
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
@@ -71,60 +71,68 @@ class Promotion:
         return promoted if found is None else self._first_short(found, trials)
 
     def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
-        """The candidate with no more than the middle number of steps: whether it deserves more is not known yet."""
+        """The candidate with the fewest steps: whether it deserves more is not known yet."""
         plan, steps = candidate.plan, self._steps
         if steps is None or plan.distillation is None or not candidate.assignment:
             return candidate
-        middle = steps.options[len(steps.options) // 2]
-        if plan.distillation.steps <= int(middle):
+        fewest = steps.options[0]
+        if plan.distillation.steps <= int(fewest):
             return candidate
-        short = plan.replace(distillation=replace(plan.distillation, steps=int(middle)))
+        assignment = {**candidate.assignment, STEPS: fewest}
+        short = self._space.plan(assignment)
         if any(trial.plan.digest == short.digest for trial in trials):
             return candidate
-        return replace(candidate, plan=short, assignment={**candidate.assignment, STEPS: middle})
+        return replace(candidate, plan=short, assignment=assignment)
 
     def _promoted(self, trials: Sequence[Trial]) -> Candidate | None:
         if self._steps is None:
             return None
         tried = {trial.plan.digest for trial in trials}
         front, _ = constrained_front(trials, self._objectives, self._constraints)
-        gains = self._gains(front.trials)
-        others = [front.trials[index] for index in np.argsort(-gains, kind="stable")]
-        wanted = self._wanted(trials, front.trials)
+        complete = [t for t in trials if t.state is TrialState.COMPLETE and t.plan.distillation is not None]
+        gains = self._gains(complete, front.trials)
+        hopeful = [complete[index] for index in np.argsort(-gains, kind="stable") if gains[index] > 0]
+        wanted = self._wanted(trials, hopeful)
         longest = int(self._steps.options[-1])
         top = next((t for t in wanted if t.plan.distillation and t.plan.distillation.steps >= longest), None)
-        for trial in [*wanted, *others]:
+        for trial in [*wanted, *hopeful]:
             candidate = self._longer(trial, self._steps, beyond=trial is top)
             if candidate is not None and candidate.plan.digest not in tried:
                 return candidate
         return None
 
-    def _wanted(self, trials: Sequence[Trial], front: Sequence[Trial]) -> list[Trial]:
-        """Front trials that users ask for most: within reach of the quality that is allowed, the cheapest first."""
+    def _wanted(self, trials: Sequence[Trial], hopeful: Sequence[Trial]) -> list[Trial]:
+        """Trials that users ask for most: within reach of the quality that is allowed, the cheapest first."""
         quality, *costs = self._objectives
         baseline = next((t for t in trials if t.plan == CompressionPlan() and quality.metric in t.measurements), None)
         if baseline is None or not costs:
             return []
         bounds = [c.bound for c in self._constraints if c.metric == quality.metric]
-        limit = bounds[0] if bounds else baseline.value(quality.metric) - USUAL_DROP
-        near = [t for t in front if t.value(quality.metric) >= limit - WITHIN_REACH]
+        best = baseline.value(quality.metric)
+        limit = bounds[0] if bounds else best - USUAL_DROP
+
+        def hoped(trial: Trial) -> float:
+            value = trial.value(quality.metric)
+            return value + HOPED * max(0.0, best - value)
+
+        near = [t for t in hopeful if hoped(t) >= limit]
         return sorted(near, key=lambda t: costs[0].loss(t.value(costs[0].metric)))
 
-    def _gains(self, trials: Sequence[Trial]) -> NDArray[np.float64]:
-        """``(n_trials,)`` hypervolume that each adds if it wins back :data:`HOPED` of its gap to the best quality."""
-        losses = loss_matrix(trials, self._objectives)
-        if len(losses) == 0:
+    def _gains(self, trials: Sequence[Trial], front: Sequence[Trial]) -> NDArray[np.float64]:
+        """``(n_trials,)`` hypervolume that each adds to the front once it wins back :data:`HOPED` of its gap.
+
+        The gap is to the best quality of any of them.
+        """
+        losses = loss_matrix([*front, *trials], self._objectives)
+        if len(trials) == 0:
             return np.zeros(0)
         span = np.maximum(losses.max(0) - losses.min(0), 1e-12)
         scaled = (losses - losses.min(0)) / span
         edge = np.full(scaled.shape[1], 1.1)
-        now = hypervolume(scaled, edge)
-        gains = np.zeros(len(scaled))
-        for index in range(len(scaled)):
-            hoped = scaled.copy()
-            hoped[index, 0] *= 1.0 - HOPED
-            gains[index] = hypervolume(hoped[non_dominated_mask(hoped)], edge) - now
-        return gains
+        known, hoped = scaled[: len(front)], scaled[len(front) :].copy()
+        hoped[:, 0] *= 1.0 - HOPED
+        now = hypervolume(known, edge)
+        return np.array([_volume(np.vstack([known, point]), edge) - now for point in hoped])
 
     def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
         """The same candidate with the next number of steps; None where there is none.
@@ -138,7 +146,10 @@ class Promotion:
         more = next((option for option in options if int(option) > plan.distillation.steps), None)
         if more is None:
             return None
-        longer = plan.replace(distillation=replace(plan.distillation, steps=int(more)))
+        longest = steps.options[-1]
+        # How to train is in the assignment; a plan that trains nothing does not say.
+        way = self._space.plan({**assignment, STEPS: longest}).distillation if assignment else plan.distillation
+        longer = plan.replace(distillation=replace(way or plan.distillation, steps=int(more)))
         label = trial.candidate.label.partition(", healed for")[0] or f"trial {trial.number}"
         return Candidate(
             plan=longer,
@@ -146,3 +157,7 @@ class Promotion:
             assignment={**assignment, STEPS: more} if assignment else {},
             label=f"{label}, healed for {more} steps",
         )
+
+
+def _volume(points: NDArray[np.float64], edge: NDArray[np.float64]) -> float:
+    return float(hypervolume(points[non_dominated_mask(points)], edge))

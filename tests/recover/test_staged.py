@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from autocompress.core.errors import Interrupted
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
 from autocompress.core.rank_plan import RankPlan
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.recover.moments import match_moments, output_moments
+from autocompress.recover.batch_norm import reestimate_batch_norm
+from autocompress.recover.reconstruct import Reconstruction
 from autocompress.recover.staged import StagedHealing
 
 HEALING = DistillationPlan(steps=16, learning_rate=0.02, batch_size=16)
@@ -94,7 +96,7 @@ def test_another_way_to_heal_is_trained_anew(staged: StagedHealing, steps: Steps
     assert steps.count == 8
 
 
-def test_no_steps_correct_channels_and_batch_normalization_only(
+def test_no_steps_refit_in_closed_form_only(
     staged: StagedHealing,
     steps: Steps,
     small: ModelGraph,
@@ -104,14 +106,32 @@ def test_no_steps_correct_channels_and_batch_normalization_only(
 ) -> None:
     plan = CompressionPlan(prune={"*": 0.5})
     found = staged.heal(small_pruned, plan)
-    assert same_weights(found, match_moments(small_pruned, output_moments(small, unlabelled), unlabelled, {}))
+    assert same_weights(found, Reconstruction(small, unlabelled, threads=1).refit(small_pruned, {}))
     assert staged.heal(small_pruned, plan) is found
     assert steps.count == 0
 
 
+def test_a_plan_that_does_not_refit_gets_new_statistics_only(
+    staged: StagedHealing, small_pruned: ModelGraph, unlabelled: Any, same_weights: Same
+) -> None:
+    plan = CompressionPlan(prune={"*": 0.5}, distillation=DistillationPlan(reconstruct=False))
+    assert same_weights(staged.heal(small_pruned, plan), reestimate_batch_norm(small_pruned, unlabelled))
+
+
+def test_training_begins_at_the_refitted_network(
+    staged: StagedHealing, small_pruned: ModelGraph, same_weights: Same
+) -> None:
+    refitted = staged.heal(small_pruned, CompressionPlan(prune={"*": 0.5}))
+    plain = PLAN.replace(distillation=replace(HEALING, reconstruct=False))
+    assert same_weights(staged.heal(small_pruned, PLAN), staged.heal(refitted, plain))
+
+
 def test_the_structure_used_longest_ago_is_forgotten(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
     staged = StagedHealing(small, data, threads=1, capacity=2)
-    plans = [CompressionPlan(prune={"*": 0.5}, importance=name) for name in ("l1", "l2", "random")]
+    healing = DistillationPlan(steps=1, batch_size=16)
+    plans = [
+        CompressionPlan(prune={"*": 0.5}, importance=name, distillation=healing) for name in ("l1", "l2", "random")
+    ]
     first, second = (staged.heal(small_pruned, plan) for plan in plans[:2])
     assert staged.heal(small_pruned, plans[0]) is first
     staged.heal(small_pruned, plans[2])

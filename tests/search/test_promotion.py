@@ -61,6 +61,15 @@ def test_the_point_that_may_gain_most_is_promoted_first(trial_factory: Callable[
     assert found.label == "prune 50%, healed for 240 steps"
 
 
+def test_what_is_off_the_front_but_may_join_it_is_promoted(trial_factory: Callable[..., Trial]) -> None:
+    front = trial_factory(0, accuracy=0.90, latency_ms=1.0, plan=_plan(0.25, 240))
+    best = trial_factory(1, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan())
+    behind = trial_factory(2, accuracy=0.88, latency_ms=1.1, plan=_plan(0.5, 0))
+    found = _promotion([front, best, behind]).ask()
+    assert found is not None
+    assert found.plan.prune == {"a": 0.5}
+
+
 def test_dominated_trials_are_not_promoted(trial_factory: Callable[..., Trial]) -> None:
     best = trial_factory(0, accuracy=0.95, latency_ms=1.0, plan=_plan(0.5, 240))
     beaten = trial_factory(1, accuracy=0.90, latency_ms=2.0, plan=_plan(0.25, 80))
@@ -68,9 +77,9 @@ def test_dominated_trials_are_not_promoted(trial_factory: Callable[..., Trial]) 
 
 
 def test_promotions_take_turns(trial_factory: Callable[..., Trial]) -> None:
-    first = trial_factory(0, accuracy=0.95, latency_ms=2.0, plan=_plan(0.25, 80))
-    second = trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.5, 80))
-    after = trial_factory(2, accuracy=0.92, latency_ms=1.0, plan=_plan(0.5, 240), source=SOURCE)
+    first = trial_factory(0, accuracy=0.90, latency_ms=0.8, plan=_plan(0.25, 80))
+    second = trial_factory(1, accuracy=0.91, latency_ms=1.0, plan=_plan(0.5, 80))
+    after = trial_factory(2, accuracy=0.95, latency_ms=1.0, plan=_plan(0.5, 240), source=SOURCE)
     assert _promotion([first, second, after], OTHER).ask() is OTHER
     assert _promotion([first, second, after]).ask() is not None, "with nothing else to do it is promoted anyway"
 
@@ -98,13 +107,13 @@ def test_what_users_ask_for_most_is_promoted_first(trial_factory: Callable[..., 
     assert found.label == "near the limit, healed for 240 steps"
 
 
-def test_what_a_sampler_proposes_is_healed_shortly_at_first(trial_factory: Callable[..., Trial]) -> None:
+def test_what_a_sampler_proposes_is_not_trained_at_first(trial_factory: Callable[..., Trial]) -> None:
     long = Candidate(plan=_plan(0.5, 240), source="tpe", assignment={"ratio:a": 0.5, "distillation:steps": 240})
     found = _promotion([trial_factory(0, plan=CompressionPlan())], long).ask()
     assert found is not None
-    assert found.plan == _plan(0.5, 80)
-    assert found.assignment["distillation:steps"] == 80
-    tried = trial_factory(1, accuracy=0.5, latency_ms=9.0, plan=_plan(0.5, 80))
+    assert found.plan == _plan(0.5, 0)
+    assert found.assignment["distillation:steps"] == 0
+    tried = trial_factory(1, accuracy=0.5, latency_ms=9.0, plan=_plan(0.5, 0))
     assert _promotion([trial_factory(0, plan=CompressionPlan()), tried], long).ask() == long
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup, Role, SkipBlock
 from autocompress.core.objective import Objective
-from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
 from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Candidate
 from autocompress.cost.shares import MacModel
@@ -81,8 +81,9 @@ def test_pruning_comes_with_and_without_healing_in_int8_and_fp32() -> None:
     found = labelled(recipes(SPACE, GRAPH))
     healed, bare, fp32 = (found[f"prune 50% + {end}"] for end in ("int8", "int8, not healed", "fp32"))
     assert healed.plan.prune == bare.plan.prune == fp32.plan.prune == {"a": 0.5, "b": 0.5, "c": 0.5}
-    steps = [c.plan.distillation.steps if c.plan.distillation else None for c in (healed, bare, fp32)]
-    assert steps == [40, 0, 40]
+    assert healed.plan.distillation == fp32.plan.distillation == DistillationPlan()
+    assert bare.plan.distillation == DistillationPlan(reconstruct=False)
+    assert bare.assignment == {}, "the space has no such choice"
     assert fp32.plan.layers == {}
 
 

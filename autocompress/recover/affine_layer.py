@@ -1,0 +1,75 @@
+"""A layer with the BatchNormalization behind it, seen as one weight and one bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autocompress.graph.executor import GraphModule
+from autocompress.recover.fit_points import FitPoint
+
+
+class AffineLayer:
+    """Reads and replaces what a layer and the BatchNormalization behind it do to a row of inputs.
+
+    Args:
+        module: whose parameters are replaced, in place.
+        point: the layer.
+        matrix: ``(groups, outputs, inputs)``, its weight.
+    """
+
+    def __init__(self, module: GraphModule, point: FitPoint, matrix: Tensor) -> None:
+        self._module = module
+        self._point = point
+        self._matrix = matrix
+        groups, outputs, _ = matrix.shape
+        scale = torch.ones(groups, outputs)
+        shift = (
+            torch.zeros(groups, outputs) if point.bias is None else self._get(point.bias).reshape(groups, -1).clone()
+        )
+        if point.batch_norm is not None:
+            gamma, beta, mean, variance = (self._get(name).reshape(groups, -1) for name in point.batch_norm)
+            scale = gamma / torch.sqrt(variance + point.epsilon)
+            shift = (shift - mean) * scale + beta
+        #: ``(groups, outputs, inputs)`` and ``(groups, outputs)``.
+        self.weight, self.bias = matrix * scale[:, :, None], shift
+
+    def replace(self, weight: Tensor, bias: Tensor | None, rows: Tensor, stored: Callable[[Tensor], Tensor]) -> None:
+        """Make the layer compute ``weight`` times a row plus ``bias``.
+
+        With BatchNormalization behind it each output's weight keeps its length, which training depends on (van
+        Laarhoven 2017, section 2), and BatchNormalization has the statistics of these rows.
+
+        Args:
+            weight: ``(groups, outputs, inputs)``.
+            bias: ``(groups, outputs)``; None where the layer has none.
+            rows: ``(n, groups, inputs)``, what it reads.
+            stored: the weight as the graph stores it.
+        """
+        point = self._point
+        if point.batch_norm is None:
+            self._set(point.weight, stored(weight))
+            if point.bias is not None and bias is not None:
+                self._set(point.bias, bias)
+            return
+        assert bias is not None
+        length, new = self._matrix.norm(dim=2), weight.norm(dim=2)
+        # A channel that was or became zero has no length to keep.
+        factor = torch.where((length > 0) & (new > 0), length / new.clamp_min(1e-30), torch.ones_like(new))
+        scaled = weight * factor[:, :, None]
+        outputs = torch.einsum("rgi,goi->rgo", rows, scaled)
+        mean, variance = outputs.mean(0), outputs.var(0, unbiased=False)
+        offset = 0.0 if point.bias is None else self._get(point.bias).reshape(mean.shape)
+        self._set(point.weight, stored(scaled))
+        scale = torch.sqrt(variance + point.epsilon) / factor
+        for name, value in zip(point.batch_norm, (scale, bias + mean / factor, mean + offset, variance), strict=True):
+            self._set(name, value)
+
+    def _get(self, name: str) -> Tensor:
+        return self._module.initializer(name)
+
+    def _set(self, name: str, value: Tensor) -> None:
+        held = self._get(name)
+        held.copy_(value.reshape(held.shape))
