@@ -5,6 +5,8 @@ Calibration is done once a run and not counted. Each round has other prune ratio
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import tempfile
 import time
 import tracemalloc
@@ -117,6 +119,12 @@ def main() -> None:
     print(
         f"memory at the peak, in float copies of the weights: {extra_memory(compressor, new_plan(groups, rng), floats)}"
     )
+    plan = new_plan(groups, rng)
+    compressor.kept(plan)
+    with cProfile.Profile() as profile:
+        compressor.finish(compressor.pruned(plan), plan, calibration=calibration)
+    print("\nOne plan, without its session, under cProfile, by own time:")
+    pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(8)
 
 
 if __name__ == "__main__":
