@@ -103,7 +103,7 @@ def build(lowered: Lowered, target: tvm.target.Target, database: ms.Database) ->
     with target, database, tvm.transform.PassContext(opt_level=3):
         passes: list[Any] = [relax.transform.MetaScheduleApplyDatabase()]
         if target.kind.name == "llvm":
-            passes += [relax.transform.SplitLayoutRewritePreproc(), relax.transform.FoldConstant()]
+            passes += [relax.transform.SplitLayoutRewritePreproc(), fold_layouts, relax.transform.FoldConstant()]
         else:
             rules = (dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction())
             passes.append(dlight.ApplyDefaultSchedule(*rules, dlight.gpu.Fallback()))

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import math
+import re
 import statistics
 import zlib
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from tvm.s_tir.schedule.instruction import Instruction, InstructionKind
 from autocompress.measure.tvm_worker.intrinsics import load_intrinsics
 
 #: Raised when schedules found by an earlier way of tuning should not be taken again.
-FORMAT = 1
+FORMAT = 2
 FILE = "schedules.jsonl"
 
 
@@ -38,10 +39,12 @@ class Shape:
     Args:
         kind: kernels of one kind have the same stages with the same roles; a schedule of one may fit another.
         stages: extents of the axes of each stage.
+        names: of the stages; kernels that are equal otherwise may differ in them, and schedules speak of them.
     """
 
     kind: str
     stages: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, module: tvm.IRModule) -> Shape:
@@ -49,13 +52,16 @@ class Shape:
         schedule = s_tir.Schedule(module)
         words: list[str] = []
         stages: list[tuple[int, ...]] = []
+        names: list[str] = []
         for block in schedule.get_child_blocks(schedule.get_sblock("root")):
             stage = schedule.get(block)
             roles = "".join(str(int(axis.iter_type)) for axis in stage.iter_vars)
             kinds = ",".join(str(region.source.ty.dtype) for region in (*stage.reads, *stage.writes))
-            words.append(f"{stage.name_hint.rstrip('_0123456789')}:{roles}:{kinds}")
+            names.append(str(stage.name_hint))
+            words.append(f"{re.sub('[0-9]+', '', names[-1]).rstrip('_')}:{roles}:{kinds}")
             stages.append(tuple(int(axis.dom.extent) for axis in stage.iter_vars))
-        return cls(kind=hashlib.sha256("|".join(words).encode()).hexdigest()[:16], stages=tuple(stages))
+        kind = hashlib.sha256("|".join(words).encode()).hexdigest()[:16]
+        return cls(kind=kind, stages=tuple(stages), names=tuple(names))
 
     @property
     def work(self) -> float:
@@ -95,15 +101,26 @@ class Kernel:
         """Of one run."""
         return statistics.mean(self.seconds)
 
-    def schedule_trace(self) -> s_tir.Trace:
-        """The trace as TVM wants it."""
+    def schedule_trace(self, names: Sequence[str]) -> s_tir.Trace:
+        """The trace as TVM wants it, on a kernel whose stages have these names."""
         read = tvm.ir.load_json(zlib.decompress(base64.b64decode(self.trace)).decode())
         # What was read has copies of the kinds of instruction, without the functions that carry them out.
         live = {
-            old: Instruction(InstructionKind.get(old.kind.name), old.inputs, old.attrs, old.outputs)
+            old: Instruction(InstructionKind.get(old.kind.name), old.inputs, self._attributes(old, names), old.outputs)
             for old in read.insts
         }
         return s_tir.Trace(list(live.values()), {live[old]: decision for old, decision in read.decisions.items()})
+
+    def _attributes(self, instruction: Instruction, names: Sequence[str]) -> list[object]:
+        """Of an instruction; stages, and what was made of them (``<stage>_update``), are called as they are there."""
+        found = list(instruction.attrs)
+        if str(instruction.kind.name) != "GetSBlock":
+            return found
+        name = str(found[0])
+        own = max((n for n in self.shape.names if name.startswith(n)), key=len, default=None)
+        if own is not None:
+            found[0] = names[self.shape.names.index(own)] + name.removeprefix(own)
+        return found
 
 
 def packed_trace(trace: s_tir.Trace) -> str:
@@ -147,7 +164,7 @@ class ScheduleStore:
             if kernel is not None:
                 workload, seconds = found.commit_workload(module), list(kernel.seconds)
                 arguments = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
-                trace = kernel.schedule_trace()
+                trace = kernel.schedule_trace(Shape.of(module).names)
                 found.commit_tuning_record(ms.database.TuningRecord(trace, workload, seconds, self._target, arguments))
         return found
 
@@ -173,7 +190,8 @@ class ScheduleStore:
         self._read += len(added)
         for line in added.splitlines():
             values = json.loads(line)
-            shape = Shape(kind=values["shape"]["kind"], stages=tuple(map(tuple, values["shape"]["stages"])))
+            stages, names = tuple(map(tuple, values["shape"]["stages"])), tuple(values["shape"]["names"])
+            shape = Shape(kind=values["shape"]["kind"], stages=stages, names=names)
             kernel = Kernel(**{**values, "shape": shape, "seconds": tuple(values["seconds"])})
             self._kernels[kernel.digest] = kernel
 

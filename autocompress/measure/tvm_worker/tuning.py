@@ -131,7 +131,7 @@ class Tuner:
         found = [
             (kernel, schedule)
             for kernel in self._store.nearest(shape)
-            if (schedule := transferred(context, task.module, kernel.schedule_trace())) is not None
+            if (schedule := transferred(context, task.module, kernel.schedule_trace(shape.names))) is not None
         ]
         readings = self._timer.read([schedule.mod for _, schedule in found]) if found else []
         timed = [(schedule, reading) for (_, schedule), reading in zip(found, readings, strict=True)]
