@@ -9,6 +9,7 @@ from autocompress.core.errors import TargetError, UserError
 if TYPE_CHECKING:
     from autocompress.core.measurement import Measurement
     from autocompress.core.plan import CompressionPlan
+    from autocompress.core.target import RuntimeSpec
     from autocompress.evaluate.pricing import PricedLatency
     from autocompress.graph.model_graph import ModelGraph
     from autocompress.loading import Place
@@ -57,7 +58,7 @@ def predict(
     roofline.check(graph, plan)
     compressor = Compressor(graph)
     shaped, rest = outline(compressor, plan)
-    notes = _unpriced(plan, place.spec.name)
+    notes = _unpriced(plan, place.spec)
     prices = _prices(place, graph, measure_seconds, seed)
     if prices is None:
         latency = roofline.estimate(shaped, rest)
@@ -127,15 +128,15 @@ def _prices(place: Place, graph: ModelGraph, measure_seconds: float | None, seed
     return PricedLatency(prices, runtime, place.spec) if prices.covers(model) else None
 
 
-def _unpriced(plan: CompressionPlan, runtime: str) -> list[str]:
+def _unpriced(plan: CompressionPlan, spec: RuntimeSpec) -> list[str]:
     """What of a plan the estimate of its latency does not see."""
     notes = []
-    if plan.sparsities:
-        notes.append(f"zeros save no time: {runtime} runs sparse layers with the kernels of dense ones")
+    if any(not (spec.two_to_four and found.label == "2:4") for found in plan.sparsities.values()):
+        notes.append(f"zeros save no time: {spec.name} runs sparse layers with the kernels of dense ones")
     if any(layer.dynamic for layer in plan.layers.values()):
         notes.append(
-            "ranges found at run time: convolutions took 5 times as long as in float32 (17 times where depthwise), linear "
-            "layers half, where that was measured; between layers all is float32"
+            "ranges found at run time: convolutions took 5 times as long as in float32 (17 times where depthwise), "
+            "linear layers half, where that was measured; between layers all is float32"
         )
     return notes
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.compress.sparsity import Mask, block_mask, n_of_m_mask, unstructured_mask
+from autocompress.compress.weight_only import output_axis
 from autocompress.core.errors import PlanError
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.sparsity_plan import SparsityPlan
@@ -27,11 +28,13 @@ def sparsify(graph: ModelGraph, plan: CompressionPlan) -> ModelGraph:
     wanted = sparse_layers(plan, graph)
     if not wanted:
         return graph
-    weights = {layer.name: layer.weight for layer in graph.layers()}
+    nodes = {str(node.name): node for node in graph.model.graph}
     arrays = {}
-    for name, sparsity in wanted.items():
-        weight = graph.initializers[weights[name]]
-        arrays[weights[name]] = np.where(mask_of(weight, sparsity), weight, weight.dtype.type(0))
+    for layer in graph.layers():
+        if layer.name in wanted:
+            weight = graph.initializers[layer.weight]
+            mask = mask_of(weight, wanted[layer.name], output_axis(nodes[layer.node], weight.ndim))
+            arrays[layer.weight] = np.where(mask, weight, weight.dtype.type(0))
     return graph.with_initializers(arrays)
 
 
@@ -61,13 +64,16 @@ def sparsity_masks(graph: ModelGraph, plan: CompressionPlan) -> dict[str, Mask]:
     return {weights[name]: graph.initializers[weights[name]] != 0 for name in sparse_layers(plan, graph)}
 
 
-def mask_of(weight: NDArray[np.float32], sparsity: SparsityPlan) -> Mask:
-    """Where a weight of shape ``(out, in, ...)`` stays."""
+def mask_of(weight: NDArray[np.float32], sparsity: SparsityPlan, axis: int = 0) -> Mask:
+    """Where a weight stays; ``axis`` is that of its output channels."""
+    rows = np.moveaxis(weight, axis, 0)
     if sparsity.pattern == "unstructured":
-        return unstructured_mask(weight, sparsity.ratio)
-    if sparsity.pattern == "block":
-        return block_mask(weight, sparsity.ratio, (sparsity.block_rows, sparsity.block_columns))
-    return n_of_m_mask(weight, sparsity.n, sparsity.m)
+        mask = unstructured_mask(rows, sparsity.ratio)
+    elif sparsity.pattern == "block":
+        mask = block_mask(rows, sparsity.ratio, (sparsity.block_rows, sparsity.block_columns))
+    else:
+        mask = n_of_m_mask(rows, sparsity.n, sparsity.m)
+    return np.moveaxis(mask, 0, axis)
 
 
 def store_sparse(graph: ModelGraph, layers: list[str]) -> ModelGraph:

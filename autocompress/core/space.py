@@ -73,8 +73,8 @@ class SearchSpace:
         """The plan that an assignment of every choice means.
 
         Choices that mean nothing are left out, so that equal artifacts have equal plans: those about parts of a skipped
-        block, sparse storage of a layer that does not stay float32, distillation where nothing is removed, and how to train
-        where nothing is trained.
+        block, sparse storage of a layer that does not stay float32, distillation where nothing is removed, and how to
+        train where nothing is trained.
 
         Raises:
             KeyError: a choice has no value.

@@ -152,10 +152,7 @@ class GraphModule(nn.Module):
         runs = [self._loaded(inputs) for inputs in batches]
         for step in self._program:
             before(step.node, [[values[slot] for slot in step.inputs] for values in runs])
-            written = []
-            for values in runs:
-                written.append(self._run(step, values))
-            after(step.node, written)
+            after(step.node, [self._run(step, values) for values in runs])
 
     def _loaded(self, inputs: Sequence[Tensor]) -> list[Any]:
         """Every slot's value before the first node runs."""

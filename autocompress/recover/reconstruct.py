@@ -2,8 +2,9 @@
 
 Pruning takes a layer's inputs away, a skipped block what was added to them. Least squares finds the weights that make
 up for it best (He et al. 2017, "Channel pruning for accelerating very deep neural networks", sections 3.1 and 3.2). A
-layer reads what the layers before it give *after* they were refitted, so errors are made up for and not handed on; where
-its output is added to another branch, the sum is fitted. One pass over a few hundred unlabelled samples, no training.
+layer reads what the layers before it give *after* they were refitted, so errors are made up for and not handed on;
+where its output is added to another branch, the sum is fitted. One pass over a few hundred unlabelled samples, no
+training.
 """
 
 from __future__ import annotations

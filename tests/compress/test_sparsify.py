@@ -52,6 +52,16 @@ def test_every_layer_loses_half_of_its_weights(net: ModelGraph, sparsity: Sparsi
     assert found == pytest.approx(dict.fromkeys(found, 0.5), abs=0.02)
 
 
+def test_neighbours_of_n_of_m_lie_along_the_inputs_of_a_matrix_product_too() -> None:
+    """ONNX keeps a MatMul's weight as ``(in, out)``; what skips zeros reads four inputs at a time."""
+    torch.manual_seed(0)
+    net = load_model(nn.Sequential(nn.Linear(8, 12), nn.ReLU()).eval(), (torch.zeros(2, 3, 8),))
+    graph = Compressor(net).pruned(_plan(SparsityPlan(pattern="n:m")))
+    (layer,) = graph.layers()
+    assert (layer.op_type, layer.weight_shape) == ("MatMul", (8, 12))
+    assert ((graph.initializers[layer.weight] != 0).reshape(2, 4, 12).sum(1) == 2).all()
+
+
 def test_only_the_named_layer_is_touched(net: ModelGraph) -> None:
     name = net.layers()[1].name
     found = _zeros(Compressor(net).pruned(_plan(HALF, layer=name)))
