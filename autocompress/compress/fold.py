@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,12 @@ from autocompress.graph.model_graph import ModelGraph
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
 
 
-def fold_batch_norm(graph: ModelGraph, *, only: Collection[str] | None = None) -> ModelGraph:
+def fold_batch_norm(graph: ModelGraph) -> ModelGraph:
     """Fold every BatchNormalization that directly follows a Conv, ConvTranspose or Gemm of its own.
 
     ``y = gamma * (w x + b - mean) / sqrt(var + eps) + beta`` is a layer with weight ``w * s`` and bias
     ``(b - mean) * s + beta``, where ``s = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2). The folded layer
     writes the value that BatchNormalization wrote, so value names stay.
-
-    Args:
-        graph: float32.
-        only: names of the nodes to fold; all where None.
 
     Returns:
         A new graph; weights that no BatchNormalization follows are shared with the old one.
@@ -34,7 +29,7 @@ def fold_batch_norm(graph: ModelGraph, *, only: Collection[str] | None = None) -
     copy = graph.clone()
     model = copy.model.graph
     for node in list(model):
-        if node.op_type == "BatchNormalization" and (only is None or node.name in only):
+        if node.op_type == "BatchNormalization":
             _fold(node, model)
     drop_repeated_activations(model)
     for name in [n for n, value in model.initializers.items() if not value.uses() and not value.is_graph_output()]:
@@ -42,7 +37,7 @@ def fold_batch_norm(graph: ModelGraph, *, only: Collection[str] | None = None) -
     return ModelGraph(copy.model)
 
 
-def foldable(layer: ir.Node) -> bool:
+def _foldable(layer: ir.Node) -> bool:
     """Whether a layer can take a BatchNormalization in: weight and bias are its own constants."""
     weight = weight_value(layer)
     if layer.op_type not in _FOLDABLE or weight is None or len(weight.uses()) != 1:
@@ -57,7 +52,7 @@ def _fold(node: ir.Node, model: ir.Graph) -> None:
     """Fold one BatchNormalization where that is exact."""
     source, output = node.inputs[0], node.outputs[0]
     layer = source.producer() if source is not None else None
-    if source is None or layer is None or not foldable(layer):
+    if source is None or layer is None or not _foldable(layer):
         return
     if len(source.uses()) != 1 or source.is_graph_output() or any(v.uses() for v in node.outputs[1:]):
         return
