@@ -1,0 +1,68 @@
+"""A search whose latencies are TVM's, from start to end: real compiling, real tuning of a few kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.core.errors import UserError
+from autocompress.core.request import SearchRequest
+from autocompress.core.trial import TrialState
+from autocompress.measure.cache import CACHE_VARIABLE
+from autocompress.pipeline import run_search
+
+needs_tvm = pytest.mark.skipif(importlib.util.find_spec("tvm") is None, reason="TVM is not installed")
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Model and data of a small search; nothing of the user's cache is read."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    rng = np.random.default_rng(2)
+    arrays = {
+        "a.weight": rng.normal(0, 0.4, (16, 1, 3, 3)),
+        "a.bias": rng.normal(0, 0.1, 16),
+        "fc.weight": rng.normal(0, 0.2, (3, 576)),
+        "fc.bias": np.zeros(3),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a.weight", "a.bias"], ["a"], name="a"),
+            helper.make_node("Relu", ["a"], ["r"], name="r"),
+            helper.make_node("Flatten", ["r"], ["f"], name="f"),
+            helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], name="fc", transB=1),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
+    x = rng.normal(size=(96, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=rng.integers(0, 3, 96))
+    return {"model": str(tmp_path / "small.onnx"), "data": f"npz:{tmp_path / 'data.npz'}"}
+
+
+@needs_tvm
+@pytest.mark.slow
+def test_a_search_compiles_tunes_and_compares_in_tvm(request_of: dict[str, str], tmp_path: Path) -> None:
+    request = SearchRequest(**request_of, runtime="tvm", tune_trials=2, trials=4, out=tmp_path / "run")
+    outcome = run_search(request)
+    complete = [trial for trial in outcome.trials if trial.state is TrialState.COMPLETE]
+    assert len(complete) >= 2
+    for trial in outcome.front.trials:
+        latency = trial.measurements["latency_ms"]
+        assert latency.runtime.startswith("tvm 0.")
+        assert latency.details["schedules"]["untuned"] == 0
+        (quality,) = (m for name, m in trial.measurements.items() if name in ("accuracy", "fidelity"))
+        assert quality.details["device"]["difference"] <= quality.details["device"]["tolerance"]
+
+
+def test_tuning_goes_with_a_runtime_that_compiles(request_of: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="go with --runtime tvm"):
+        run_search(SearchRequest(**request_of, tune_trials=2, trials=1, out=tmp_path / "run"))
