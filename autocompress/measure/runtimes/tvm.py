@@ -159,9 +159,10 @@ class TvmRuntime:
         self._sample = sample
         self._about: dict[str, Any] | None = None
         self._unused: list[tuple[int, int]] = []
+        self._deadly: list[str] = []
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, version, what code is for, threads, and the machine's fingerprint."""
+        """Name, version, what code is for, threads, which schedules are known, and the machine's fingerprint."""
         if self._about is None:
             self._about = self.worker.ask("hello")
         return {
@@ -171,6 +172,8 @@ class TvmRuntime:
             "threads": self.threads,
             "spinning": None,
             "affinity": self._affinity,
+            "tune_trials": self.tuning.trials,
+            "schedules": self._known_schedules(),
             "fingerprint": host_fingerprint(),
             **system_versions(),
         }
@@ -258,8 +261,7 @@ class TvmRuntime:
         self._unused.append((generation, handle))
 
     def _compile(self, path: Path) -> dict[str, Any]:
-        """Compile a model; a kernel whose tuning kills the worker is left untuned, and the rest goes on."""
-        skip: list[str] = []
+        """Compile a model; a kernel whose tuning kills the worker is left untuned for good, and the rest goes on."""
         while True:
             unused, self._unused = self._unused, []
             current = ""
@@ -279,7 +281,7 @@ class TvmRuntime:
                     "trials": self.tuning.trials,
                     "seconds": self.tuning.left,
                     "transfer": self.tuning.transfer,
-                    "skip": skip,
+                    "skip": self._deadly,
                 },
             }
             started = time.monotonic()
@@ -287,12 +289,16 @@ class TvmRuntime:
                 told = self.worker.ask("compile", fields, on_event=watch)
             except WorkerDiedError:
                 self._spend(time.monotonic() - started)
-                if not current or current in skip:
+                if not current or current in self._deadly:
                     raise
-                skip.append(current)
+                self._deadly.append(current)
                 continue
             self._spend(told["seconds"]["tune"])
             return told
+
+    def _known_schedules(self) -> dict[str, int]:
+        """Bytes of each file of schedules, which only grow: a kept measurement is one of the same schedules."""
+        return {path.parent.name: path.stat().st_size for path in sorted(self._schedules.glob("*/*.jsonl"))}
 
     def _spend(self, seconds: float) -> None:
         self.tuning.spent += seconds

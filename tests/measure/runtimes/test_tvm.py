@@ -78,7 +78,10 @@ def test_tuned_kernels_are_kept_and_cost_nothing_the_second_time(
 ) -> None:
     asked: list[str] = []
     tuned = TvmRuntime(worker=runtime.worker, tuning=Tuning(trials=2), schedules=tmp_path, on_kernel=asked.append)
+    untouched = tuned.describe()
     first = tuned.build(conv_graph())
+    # What was measured with other schedules is never taken for this.
+    assert tuned.describe() != untouched
     assert first.schedules["untuned"] == 0
     assert first.schedules["tuned"] == len(first.told["kernels"]) == len(set(asked))
     asked.clear()
@@ -97,3 +100,20 @@ def test_a_spent_budget_leaves_kernels_untuned(
     found = spent.build(conv_graph()).schedules
     assert found["untuned"] > 0
     assert found["tuned"] == 0
+
+
+def test_a_kernel_that_kills_the_worker_while_it_is_tuned_is_left_untuned(
+    runtime: TvmRuntime, conv_graph: Callable[..., ModelGraph], tmp_path: Path
+) -> None:
+    killed: list[str] = []
+
+    def kill_once(kernel: str) -> None:
+        if not killed and "conv2d" in kernel:
+            killed.append(kernel)
+            assert runtime.worker.pid is not None
+            os.kill(runtime.worker.pid, signal.SIGSEGV)
+
+    tuned = TvmRuntime(worker=runtime.worker, tuning=Tuning(trials=2), schedules=tmp_path, on_kernel=kill_once)
+    found = tuned.build(conv_graph()).told["kernels"]
+    assert [kernel["origin"] for kernel in found if kernel["name"] == killed[0]] == ["untuned"]
+    assert {kernel["origin"] for kernel in found if kernel["name"] != killed[0]} == {"tuned"}
