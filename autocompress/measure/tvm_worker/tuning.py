@@ -127,12 +127,7 @@ class Tuner:
         """Replay the nearest kernels' schedules, keep the fastest; False where none is worth it."""
         assert self._timer is not None
         shape = Shape.of(task.module)
-        context = self._context(task, request)
-        found = [
-            (kernel, schedule)
-            for kernel in self._store.nearest(shape)
-            if (schedule := transferred(context, task.module, kernel.schedule_trace(shape.names))) is not None
-        ]
+        found = self._replayed(task, shape, self._context(task, request))
         readings = self._timer.read([schedule.mod for _, schedule in found]) if found else []
         timed = [(schedule, reading) for (_, schedule), reading in zip(found, readings, strict=True)]
         best = _fastest(timed)
@@ -146,7 +141,7 @@ class Tuner:
         return True
 
     def _tune(self, task: Task, request: TuningRequest, seconds: float | None) -> None:
-        """MetaSchedule's search, one batch after another; the kernel as it is counts as its first trial."""
+        """MetaSchedule's search, one batch after another, besides the kernel as it is and its neighbours' schedules."""
         assert self._timer is not None
         ends = math.inf if seconds is None else time.monotonic() + seconds
         context = self._context(task, request)
@@ -155,8 +150,9 @@ class Tuner:
         learns = request.trials >= _LEARNING_TRIALS
         model = ms.cost_model.XGBModel(num_tuning_cores=usable_cores()) if learns else ms.cost_model.RandomModel()
         context.pre_tuning(request.trials, _BATCH, None, database, model)
-        plain = s_tir.Schedule(task.module)
-        found = [(plain, self._timer.read([plain.mod])[0])]
+        shape = Shape.of(task.module)
+        given = [s_tir.Schedule(task.module), *(schedule for _, schedule in self._replayed(task, shape, context))]
+        found = list(zip(given, self._timer.read([schedule.mod for schedule in given]), strict=True))
         exhausted = False
         while time.monotonic() < ends:
             candidates = context.generate_measure_candidates()
@@ -174,13 +170,21 @@ class Tuner:
             results = [ms.runner.RunnerResult(list(r.seconds) or None, r.error or None) for r in readings]
             context.notify_runner_results(candidates, results)
             model.update(context, candidates, results)
-            self._tell({"kernel": task.name, "digest": task.digest, "trials": len(found) - 1})
+            self._tell({"kernel": task.name, "digest": task.digest, "trials": len(found) - len(given)})
         context.post_tuning()
         best = _fastest(found)
         if best is not None:
             # A kernel with fewer schedules than were asked for has none that is left to time.
-            trials = request.trials if exhausted else len(found) - 1
-            self._keep(task, Shape.of(task.module), best, origin="tuned", trials=trials)
+            trials = request.trials if exhausted else len(found) - len(given)
+            self._keep(task, shape, best, origin="tuned", trials=trials)
+
+    def _replayed(self, task: Task, shape: Shape, context: ms.TuneContext) -> list[tuple[Kernel, s_tir.Schedule]]:
+        """The nearest tuned kernels of the same kind with their schedules on this one, where they apply."""
+        return [
+            (kernel, schedule)
+            for kernel in self._store.nearest(shape)
+            if (schedule := transferred(context, task.module, kernel.schedule_trace(shape.names))) is not None
+        ]
 
     def _context(self, task: Task, request: TuningRequest) -> ms.TuneContext:
         load_intrinsics(self._target)
