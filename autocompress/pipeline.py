@@ -262,6 +262,10 @@ class _Search:
             self._observer.on_message(
                 f"No {place.target.name} is attached: latencies are ESTIMATED from its profile for {place.spec.name}."
             )
+        tuning = place.tuning
+        if place.measured and tuning is not None:
+            found = f"up to {tuning.trials} schedules are timed for each new one" if tuning.trials else "UNTUNED"
+            self._observer.on_message(f"Kernels: {found}; tuning does not count in --budget.")
         if self._graph.untrainable:
             self._observer.on_message(
                 f"Candidates are not healed: {self._graph.untrainable} What is pruned keeps its weights."

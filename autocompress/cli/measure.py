@@ -23,6 +23,8 @@ from autocompress.cli.options import (
 
 #: Comparisons of a model with itself where the user did not say how many.
 RUNS = 10
+#: Where the schedule of a compiled kernel comes from.
+KERNELS = ("tuned", "transferred", "untuned")
 
 
 def measure(
@@ -156,6 +158,9 @@ def _threads_text(details: Mapping[str, Any]) -> str:
 def _remark(details: Mapping[str, Any]) -> str:
     if details.get("cached"):
         return f"from the cache, measured {details['cached']} (--no-cache measures anew)"
+    schedules = details.get("schedules") or {}
+    if schedules.get("untuned"):
+        return f"{schedules['untuned']} of {sum(map(schedules.get, KERNELS))} kernels untuned (--tune-trials)"
     return "" if details.get("calm", True) else "the machine was busy: measure again"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from autocompress.core.errors import CandidateError
+from autocompress.core.errors import CandidateError, MissingExtraError
 from autocompress.measure.runtimes.tvm_link import TvmWorker, WorkerDiedError
 
 pytest.importorskip("tvm")
@@ -47,3 +48,9 @@ def test_a_refusal_comes_back_with_its_stage(worker: TvmWorker) -> None:
     with pytest.raises(CandidateError, match="holds no model 7") as caught:
         worker.ask("run", {"handle": 7, "inputs": "", "outputs": ""})
     assert caught.value.stage == "run"
+
+
+def test_without_tvm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tvm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'autocompress\[tvm\]'"):
+        TvmWorker()
