@@ -98,7 +98,9 @@ def analyze(
 def _compiled_kernels(graph: ModelGraph, spec: RuntimeSpec, bundle: DataBundle | None) -> list[dict[str, Any]]:
     """What TVM makes of the layers once all that may be are in 8 bits; ranges do not matter for it."""
     from autocompress.compress.apply import Compressor
+    from autocompress.compress.legal import legality
     from autocompress.core.plan import CompressionPlan, LayerPlan
+    from autocompress.core.target import Precision
     from autocompress.evaluate.datasets import ArrayDataset
     from autocompress.measure.runtimes.tensors import TensorSpec, random_sample
     from autocompress.measure.runtimes.tvm import HOST, TvmRuntime
@@ -111,6 +113,8 @@ def _compiled_kernels(graph: ModelGraph, spec: RuntimeSpec, bundle: DataBundle |
     compressor = Compressor(graph, dataset=dataset, activation_type=spec.activation_type)
     plan = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
     names = {layer.node: layer.name for layer in graph.layers()}
+    # A layer that may not be in 8 bits reaches TVM in floats.
+    illegal = {name: reasons[Precision.INT8] or "" for name, reasons in legality(graph).items()}
     with contextlib.closing(TvmRuntime(target=spec.compile_target or HOST)) as runtime:
         found = runtime.explain(compressor.finish(graph, plan, draft=True))
     return [
@@ -118,7 +122,7 @@ def _compiled_kernels(graph: ModelGraph, spec: RuntimeSpec, bundle: DataBundle |
             "layer": names.get(item["node"], item["node"]),
             "op_type": item["op_type"],
             "kernel": item["kernel"],
-            "reason": item["reason"],
+            "reason": item["reason"] or illegal.get(names.get(item["node"], ""), ""),
         }
         for item in found
     ]
