@@ -34,8 +34,8 @@ from autocompress.recover.fit_points import FitPoint, fit_points
 from autocompress.recover.layer_rows import input_rows, output_rows
 from autocompress.recover.least_squares import fit
 
-#: Pull towards the weights that were, as a share of the inputs' mean square: it matters where rows are few.
-RIDGE = 0.01
+#: Share of the samples that judge how near to the weights that were a layer stays.
+HELD_OUT = 0.3
 #: A layer whose output is this near already (relative squared error) stays as it is.
 NEAR = 1e-7
 #: Wider layers stay as they are: their normal equations take longer than training.
@@ -125,6 +125,7 @@ class _Lesson:
         rows: value name to ``(rows, channels)``.
         places: value name to the places of each batch.
         axes: value name to its axis of channels.
+        held_out: value name to which rows are of the last samples.
         module: the teacher.
     """
 
@@ -132,6 +133,7 @@ class _Lesson:
         self.rows: dict[str, Tensor] = {}
         self.places: dict[str, list[Tensor]] = {}
         self.axes: dict[str, int] = {}
+        self.held_out: dict[str, Tensor] = {}
         self._seed = seed
         # Folded, the teacher computes the same values with fewer operators.
         folded = fold_batch_norm(teacher)
@@ -152,9 +154,12 @@ class _Lesson:
         # A value's places do not depend on what else there is.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed}:{name}".encode()))
         share = -(-rows // len(written))
-        self.places[name] = [
-            torch.randperm(value.numel() // value.shape[axis], generator=generator)[:share] for value in written
-        ]
+        sizes = [value.numel() // value.shape[axis] for value in written]
+        self.places[name] = [torch.randperm(size, generator=generator)[:share] for size in sizes]
+        # The batch comes first nearly always; where it does not, the split is by position.
+        self.held_out[name] = torch.cat(
+            [places >= (1 - HELD_OUT) * size for places, size in zip(self.places[name], sizes, strict=True)]
+        )
         self.axes[name] = axis % written[0].ndim
         self.rows[name] = _rows(written, self.places[name], axis)
 
@@ -206,7 +211,7 @@ class _Refit:
         error = torch.einsum("rgi,goi->rgo", rows, layer.weight) + layer.bias - wanted
         if float(error.square().sum()) > NEAR * float(wanted.square().sum()):
             intercept = point.bias is not None or point.batch_norm is not None
-            found, bias = fit(rows, wanted, layer.weight, intercept=intercept, ridge=RIDGE)
+            found, bias = fit(rows, wanted, layer.weight, self._lesson.held_out[name], intercept=intercept)
             if not bool(found.isfinite().all()):
                 return
             layer.replace(found, bias, rows, lambda w: w.reshape(matrix.shape).T if transposed else w)
