@@ -21,8 +21,8 @@ STEPS = "distillation:steps"
 BEYOND = 2
 #: Loss of quality, as a share, that is allowed where the user set no limit.
 USUAL_DROP = 0.01
-#: Share of the gap to the uncompressed or the best quality that longer healing is assumed to close.
-HOPED = 0.5
+#: Share of the gap to the uncompressed or the best quality that training at all, and training longer, may well close.
+HOPED, HOPED_LONGER = 0.75, 0.5
 SOURCE = "promotion"
 
 
@@ -92,9 +92,10 @@ class Promotion:
         complete = [t for t in trials if t.state is TrialState.COMPLETE and t.plan.distillation is not None]
         gains = self._gains(complete, front.trials)
         hopeful = [complete[index] for index in np.argsort(-gains, kind="stable") if gains[index] > 0]
-        wanted = self._wanted(trials, hopeful)
+        # Those that were not trained yet first: a few steps win most, and cost least.
+        wanted = sorted(self._wanted(trials, hopeful), key=lambda trial: _steps(trial) > 0)
         longest = int(self._steps.options[-1])
-        top = next((t for t in wanted if t.plan.distillation and t.plan.distillation.steps >= longest), None)
+        top = next((trial for trial in wanted if _steps(trial) >= longest), None)
         for trial in [*wanted, *hopeful]:
             candidate = self._longer(trial, self._steps, beyond=trial is top)
             if candidate is not None and candidate.plan.digest not in tried:
@@ -113,15 +114,15 @@ class Promotion:
 
         def hoped(trial: Trial) -> float:
             value = trial.value(quality.metric)
-            return value + HOPED * max(0.0, best - value)
+            return value + _hope(trial) * max(0.0, best - value)
 
         near = [t for t in hopeful if hoped(t) >= limit]
         return sorted(near, key=lambda t: costs[0].loss(t.value(costs[0].metric)))
 
     def _gains(self, trials: Sequence[Trial], front: Sequence[Trial]) -> NDArray[np.float64]:
-        """``(n_trials,)`` hypervolume that each adds to the front once it wins back :data:`HOPED` of its gap.
+        """``(n_trials,)`` hypervolume for each step of training that each adds to the front if all goes well.
 
-        The gap is to the best quality of any of them.
+        It then wins back a share of its gap to the best quality of any of them.
         """
         losses = loss_matrix([*front, *trials], self._objectives)
         if len(trials) == 0:
@@ -130,9 +131,16 @@ class Promotion:
         scaled = (losses - losses.min(0)) / span
         edge = np.full(scaled.shape[1], 1.1)
         known, hoped = scaled[: len(front)], scaled[len(front) :].copy()
-        hoped[:, 0] *= 1.0 - HOPED
+        hoped[:, 0] *= 1.0 - np.array([_hope(trial) for trial in trials])
         now = hypervolume(known, edge)
-        return np.array([_volume(np.vstack([known, point]), edge) - now for point in hoped])
+        gains = np.array([_volume(np.vstack([known, point]), edge) - now for point in hoped])
+        return np.asarray(gains / [self._next_steps(trial) for trial in trials])
+
+    def _next_steps(self, trial: Trial) -> int:
+        """The number of steps that comes next; the space's largest where there is none."""
+        assert self._steps is not None
+        options = [int(option) for option in self._steps.options]
+        return max(1, next((steps for steps in options if steps > _steps(trial)), options[-1]))
 
     def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
         """The same candidate with the next number of steps; None where there is none.
@@ -157,6 +165,14 @@ class Promotion:
             assignment={**assignment, STEPS: more} if assignment else {},
             label=f"{label}, healed for {more} steps",
         )
+
+
+def _steps(trial: Trial) -> int:
+    return trial.plan.distillation.steps if trial.plan.distillation is not None else 0
+
+
+def _hope(trial: Trial) -> float:
+    return HOPED if _steps(trial) == 0 else HOPED_LONGER
 
 
 def _volume(points: NDArray[np.float64], edge: NDArray[np.float64]) -> float:
