@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,8 @@ class QualityEvaluator:
         self._batch_size = batch_size
         self._order = np.random.default_rng(seed).permutation(len(dataset))
         self._reference_outputs: dict[int, list[NDArray[Any]]] = {}
+        self._last: weakref.ref[Artifact] | None = None
+        self._last_scores: dict[int, NDArray[np.float64]] = {}
 
     @property
     def metric(self) -> str:
@@ -60,7 +63,7 @@ class QualityEvaluator:
         return "accuracy" if self.dataset.labelled else "fidelity"
 
     def score(self, artifact: Artifact, *, samples: int | None = None) -> Measurement:
-        """Run the artifact over the data.
+        """Run the artifact over the data; batches that the same artifact ran in the last call are not run again.
 
         Args:
             artifact: loaded and ready.
@@ -73,14 +76,14 @@ class QualityEvaluator:
             CandidateError: an output is NaN or infinite.
             DataError: labels or shapes do not fit the model.
         """
+        if self._last is None or self._last() is not artifact:
+            self._last, self._last_scores = weakref.ref(artifact), {}
+        known = self._last_scores
         parts = []
-        for start, inputs, labels in self._batches(samples):
-            outputs = artifact.run(inputs)
-            _check_finite(outputs)
-            if labels is not None:
-                parts.append(hits(outputs[0], labels))
-            else:
-                parts.append(agreement(outputs, self._reference_at(start, inputs)))
+        for start, count in self._batches(samples):
+            if len(known.get(start, ())) < count:
+                known[start] = self._scores(artifact, start, count)
+            parts.append(known[start][:count])
         scores = np.concatenate(parts)
         value = float(scores.mean())
         description = dict(self._runtime.describe())
@@ -97,13 +100,22 @@ class QualityEvaluator:
             details={"n": len(scores), "dataset": self.dataset.name},
         )
 
-    def _batches(self, samples: int | None) -> Iterator[tuple[int, Batch, NDArray[Any] | None]]:
+    def _scores(self, artifact: Artifact, start: int, count: int) -> NDArray[np.float64]:
+        """``(count,)`` scores of the samples from ``start`` on."""
+        inputs, labels = self.dataset.batch(self._order[start : start + count])
+        outputs = artifact.run(inputs)
+        _check_finite(outputs)
+        if labels is not None:
+            return hits(outputs[0], labels)
+        return agreement(outputs, self._reference_at(start, inputs))
+
+    def _batches(self, samples: int | None) -> Iterator[tuple[int, int]]:
+        """Where each batch starts, and how many samples it has."""
         n = len(self._order) if samples is None else min(samples, len(self._order))
         if n < 1:
             raise DataError(f"`samples` must be at least 1, but got {samples}.")
         for start in range(0, n, self._batch_size):
-            inputs, labels = self.dataset.batch(self._order[start : min(start + self._batch_size, n)])
-            yield start, inputs, labels
+            yield start, min(self._batch_size, n - start)
 
     def _reference_at(self, start: int, inputs: Batch) -> list[NDArray[Any]]:
         """The reference's outputs for the batch at ``start``; a longer cached batch serves a shorter one."""

@@ -12,6 +12,7 @@ from autocompress.compress.apply import Compressor
 from autocompress.core.errors import CandidateError, Interrupted, UserError
 from autocompress.core.measurement import Measurement, Provenance
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
+from autocompress.core.pareto import miss
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.trial import Candidate, Trial, TrialState
 from autocompress.evaluate.accuracy import QualityEvaluator
@@ -131,6 +132,8 @@ class CandidateEvaluator:
         self._further = tuple(further)
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
+        aims = {objective.metric for objective in objectives}
+        self._aside = tuple(c for c in self._constraints if c.metric not in aims)
         self._policy = policy or EvaluationPolicy()
         self._complete = [t for t in history if t.state is TrialState.COMPLETE]
         self._recoveries: list[float] = []
@@ -188,9 +191,9 @@ class CandidateEvaluator:
         heals = plan.restructures and self._healing is not None
         self._check_reach(progress, self._ceiling(), "at its best", self._policy.worthwhile if heals else 0.0)
         self._check_constraints(progress)
-        graph = self._recover(progress, pruned)
+        graph, artifact = self._recover(progress, pruned)
         with self._timed(progress, "accuracy"):
-            quality = self._quality.score(self._build(graph))
+            quality = self._quality.score(artifact)
         progress.measurements[quality.metric] = quality
         # The quick figure will do for what cannot be on the front.
         if progress.candidate.source == "baseline" or self._beating(progress, quality.value) is None:
@@ -206,14 +209,13 @@ class CandidateEvaluator:
                 with self._timed(progress, scorer.metric.rpartition("_")[0].replace("_", " ")):
                     progress.measurements[scorer.metric] = scorer.score(graph, progress.candidate.plan)
 
-    def _recover(self, progress: _Progress, pruned: ModelGraph) -> ModelGraph:
-        """Heal in rising budgets, judging after each on a small sample."""
+    def _recover(self, progress: _Progress, pruned: ModelGraph) -> tuple[ModelGraph, Any]:
+        """Heal in rising budgets, judging after each on a small sample; the graph, and the same loaded."""
         plan = progress.candidate.plan
         heals = plan.restructures and self._healing is not None
         steps = (plan.distillation or DistillationPlan()).steps if heals else 0
         budgets = self._policy.budgets if steps else (1.0,)
         after_first: float | None = None
-        graph = pruned
         for share in budgets:
             healed = pruned
             if heals and self._healing is not None:
@@ -222,7 +224,8 @@ class CandidateEvaluator:
             with self._timed(progress, "quantize"):
                 graph = self._compressor.finish(healed, plan)
             with self._timed(progress, "quick accuracy"):
-                quick = self._quality.score(self._build(graph), samples=self._policy.quick_samples)
+                artifact = self._build(graph)
+                quick = self._quality.score(artifact, samples=self._policy.quick_samples)
             value = quick.value
             optimistic = quick.interval.high if quick.interval is not None else value
             gap = max(0.0, self._ceiling() - value)
@@ -236,7 +239,7 @@ class CandidateEvaluator:
                 stage = f"on {self._policy.quick_samples} samples"
             progress.measurements[f"quick_{quick.metric}"] = quick
             self._check_reach(progress, min(optimistic, max(value, self._ceiling())), stage)
-        return graph
+        return graph, artifact
 
     def _expected_recovery(self) -> float:
         """Share of the gap that the rest of healing wins back: the best seen lately, or the policy's."""
@@ -275,6 +278,9 @@ class CandidateEvaluator:
             else:
                 return None
         for trial in self._complete:
+            # What breaks a bound on another metric can take no place from what keeps it.
+            if miss(trial, self._aside) > 0:
+                continue
             losses = [
                 (o.loss(trial.value(o.metric)) * (1.0 if o.maximize else 1.0 - worthwhile), o.loss(hoped[o.metric]))
                 for o in self._objectives
