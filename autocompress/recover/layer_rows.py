@@ -46,17 +46,17 @@ def input_rows(node: OperatorNode, value: Tensor, weight: Tensor, places: Tensor
     sizes = [
         (padded.shape[2 + axis] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1 for axis in range(rank)
     ]
-    steps = padded.stride()
-    windows = padded.as_strided(
-        (len(padded), *sizes, padded.shape[1], *kernel),
-        (
-            steps[0],
-            *(steps[2 + axis] * strides[axis] for axis in range(rank)),
-            steps[1],
-            *(steps[2 + axis] * dilations[axis] for axis in range(rank)),
-        ),
-    )
-    return windows[_unravelled(places, windows.shape[: 1 + rank])].reshape(len(places), groups, -1)
+    # Channels last: what is picked lies together in memory.
+    flat = padded.movedim(1, -1).reshape(-1, padded.shape[1])
+    sample, *at = _unravelled(places, (len(padded), *sizes))
+    picked = []
+    for offsets in itertools.product(*(range(size) for size in kernel)):
+        index = sample
+        for axis in range(rank):
+            here = at[axis] * strides[axis] + offsets[axis] * dilations[axis]
+            index = index * padded.shape[2 + axis] + here
+        picked.append(flat[index])
+    return torch.stack(picked, -1).reshape(len(places), groups, -1)
 
 
 def _unravelled(places: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
