@@ -40,6 +40,11 @@ class FitPoint:
     total: str | None
     other: str | None
 
+    @property
+    def initializers(self) -> frozenset[str]:
+        """What is replaced."""
+        return frozenset((self.weight, *(self.batch_norm or ()), *([] if self.bias is None else [self.bias])))
+
 
 def fit_points(graph: ModelGraph, *, without: Collection[str] = ()) -> dict[str, FitPoint]:
     """Node name to what can be fitted there, in topological order.
@@ -74,13 +79,14 @@ def _point(node: ir.Node, weight: ir.Value) -> FitPoint | None:
     if len(weight.uses()) != 1:
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and not _own(bias):
+    if bias is not None and not (_own(bias) and _size(bias) == _outputs(node, weight)):
         return None
     output = node.outputs[0]
     reader = _only_reader(output)
     if node.op_type == "MatMul" and reader is not None and reader.op_type == "Add":
         term = _other_term(reader, output)
-        if term is not None and _own(term) and _size(term) == _last(weight):
+        # One number alone is a setting to the executor, and trained by nobody.
+        if term is not None and _own(term) and _size(term) == _outputs(node, weight) == _last(term) > 1:
             bias, output = term, reader.outputs[0]
             reader = _only_reader(output)
     batch_norm, epsilon = None, 0.0
@@ -113,11 +119,17 @@ def _point(node: ir.Node, weight: ir.Value) -> FitPoint | None:
 
 
 def _inputs(node: ir.Node, weight: ir.Value) -> int:
-    assert weight.const_value is not None
-    shape = [int(size) for size in weight.const_value.shape.numpy()]
-    if node.op_type == "Conv":
-        return math.prod(shape[1:])
-    return shape[1] if node.op_type == "Gemm" and node.attributes.get_int("transB", False) else shape[0]
+    shape = _shape(weight)
+    return math.prod(shape[1:]) if _rows_first(node) else shape[0]
+
+
+def _outputs(node: ir.Node, weight: ir.Value) -> int:
+    return _shape(weight)[0 if _rows_first(node) else -1]
+
+
+def _rows_first(node: ir.Node) -> bool:
+    """Whether the first axis of the weight is that of the outputs."""
+    return node.op_type == "Conv" or (node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0)))
 
 
 def _own(value: ir.Value) -> bool:
@@ -135,9 +147,14 @@ def _other_term(add: ir.Node, value: ir.Value) -> ir.Value | None:
     return second if first is value else first
 
 
-def _size(value: ir.Value) -> int | None:
-    return None if value.const_value is None else value.const_value.size
+def _size(value: ir.Value) -> int:
+    return math.prod(_shape(value))
 
 
-def _last(value: ir.Value) -> int | None:
-    return None if value.const_value is None else int(value.const_value.shape.numpy()[-1])
+def _last(value: ir.Value) -> int:
+    return (_shape(value) or [1])[-1]
+
+
+def _shape(value: ir.Value) -> list[int]:
+    assert value.const_value is not None
+    return [int(size) for size in value.const_value.shape.numpy()]

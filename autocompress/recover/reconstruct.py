@@ -9,8 +9,9 @@ training.
 
 from __future__ import annotations
 
-import math
+import itertools
 import zlib
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -106,9 +107,16 @@ class Reconstruction:
 
     @cached_property
     def _batches(self) -> list[tuple[Tensor, ...]]:
-        shapes = [self._teacher.value_shape(name) for name in self._teacher.values]
-        widest = max(4 * math.prod(size or 1 for size in shape or ()) for shape in shapes)
-        samples = max(8, min(self._samples, LARGEST_BYTES // widest))
+        # Shapes in the graph may leave sizes open that the data settle.
+        (few,) = itertools.islice(clean_batches(self._teacher, self._dataset, 1, 1), 1)
+        widest = 1
+
+        def measure(node: OperatorNode, written: list[Any]) -> None:
+            nonlocal widest
+            widest = max(widest, written[0].numel() * written[0].element_size())
+
+        GraphModule(self._teacher).eval().walk([few], after=measure)
+        samples = max(8, min(self._samples, LARGEST_BYTES * len(few[0]) // widest))
         return list(clean_batches(self._teacher, self._dataset, samples, samples))
 
     @cached_property
@@ -125,6 +133,7 @@ class _Lesson:
         rows: value name to ``(rows, channels)``.
         places: value name to the places of each batch.
         axes: value name to its axis of channels.
+        positions: value name to its sizes but the channels, for each batch.
         held_out: value name to which rows are of the last samples.
         module: the teacher.
     """
@@ -133,6 +142,7 @@ class _Lesson:
         self.rows: dict[str, Tensor] = {}
         self.places: dict[str, list[Tensor]] = {}
         self.axes: dict[str, int] = {}
+        self.positions: dict[str, list[tuple[int, ...]]] = {}
         self.held_out: dict[str, Tensor] = {}
         self._seed = seed
         # Folded, the teacher computes the same values with fewer operators.
@@ -146,6 +156,15 @@ class _Lesson:
                 if name is not None and point.inputs <= MOST_INPUTS:
                     self._needs[name] = (max(rows, self._needs.get(name, (0, 0))[0]), point.axis)
 
+    def alike(self, first: str, second: str) -> bool:
+        """Whether two values have the same shape and the same axis of channels."""
+        return (
+            first in self.rows
+            and self.axes[first] == self.axes[second]
+            and self.positions[first] == self.positions[second]
+            and self.rows[first].shape[1] == self.rows[second].shape[1]
+        )
+
     def after(self, node: OperatorNode, written: list[Any]) -> None:
         name = self._names.get(node.name, "")
         if name not in self._needs:
@@ -158,9 +177,13 @@ class _Lesson:
         self.places[name] = [torch.randperm(size, generator=generator)[:share] for size in sizes]
         # The batch comes first nearly always; where it does not, the split is by position.
         self.held_out[name] = torch.cat(
-            [places >= (1 - HELD_OUT) * size for places, size in zip(self.places[name], sizes, strict=True)]
+            [
+                index + places / size >= (1 - HELD_OUT) * len(written)
+                for index, (places, size) in enumerate(zip(self.places[name], sizes, strict=True))
+            ]
         )
         self.axes[name] = axis % written[0].ndim
+        self.positions[name] = [_positions(value, axis) for value in written]
         self.rows[name] = _rows(written, self.places[name], axis)
 
 
@@ -171,28 +194,33 @@ class _Refit:
         self.module = GraphModule(graph).eval()
         self._lesson = lesson
         self._kept = kept
-        self._points = fit_points(graph, without=without)
+        values = graph.values
+        #: What can be replaced, and is read at one place only.
+        self._own = {name for name in self.module.named_initializers() if len(values[name].uses()) == 1}
+        points = fit_points(graph, without=without)
+        self._points = {node: point for node, point in points.items() if self._own >= point.initializers}
         self._names = {str(node.name): str(node.outputs[0].name) for node in graph.model.graph}
-        self._others = {
-            point.other: point
-            for point in self._points.values()
-            if point.other is not None and point.total in lesson.rows
-        }
+        self._others: dict[str, list[FitPoint]] = defaultdict(list)
+        for point in self._points.values():
+            if point.other is not None and point.total in lesson.rows:
+                self._others[point.other].append(point)
         self._added: dict[str, Tensor] = {}
         self._right: set[str] = set()
 
     def before(self, node: OperatorNode, read: list[list[Any]]) -> None:
-        point = self._points.get(node.name)
+        point = self._points.pop(node.name, None)
         if point is not None:
             self._fit(point, node, read)
         elif node.op_type == "BatchNormalization":
             self._restate(node, [inputs[0] for inputs in read])
 
     def after(self, node: OperatorNode, written: list[Any]) -> None:
-        point = self._others.get(self._names.get(node.name, ""))
-        if point is not None:
-            assert point.total is not None
-            self._added[point.total] = _rows(written, self._lesson.places[point.total], point.axis)
+        for point in self._others.get(self._names.get(node.name, ""), ()):
+            total = str(point.total)
+            # A term that is repeated along the others' positions has rows of its own.
+            there = [_positions(value, point.axis) for value in written]
+            if point.node in self._points and there == self._lesson.positions[total]:
+                self._added[total] = _rows(written, self._lesson.places[total], point.axis)
 
     def _fit(self, point: FitPoint, node: OperatorNode, read: list[list[Any]]) -> None:
         name, wanted = self._wanted(point)
@@ -205,11 +233,13 @@ class _Refit:
         rows = torch.cat([input_rows(node, x[0], weight, some) for x, some in zip(read, places, strict=True)])
         if wanted.shape[1] != len(matrix) or len(rows) != len(wanted):
             return
+        if not bool(rows.isfinite().all()):
+            raise CandidateError("heal", f"values before {node.op_type} of {node.name!r} are not finite")
         groups = rows.shape[1]
         layer = AffineLayer(self.module, point, matrix.reshape(groups, -1, point.inputs))
         wanted = wanted.reshape(len(wanted), groups, -1)
         error = torch.einsum("rgi,goi->rgo", rows, layer.weight) + layer.bias - wanted
-        if float(error.square().sum()) > NEAR * float(wanted.square().sum()):
+        if float(error.double().square().sum()) > NEAR * float(wanted.double().square().sum()):
             intercept = point.bias is not None or point.batch_norm is not None
             found, bias = fit(rows, wanted, layer.weight, self._lesson.held_out[name], intercept=intercept)
             if not bool(found.isfinite().all()):
@@ -220,9 +250,11 @@ class _Refit:
 
     def _wanted(self, point: FitPoint) -> tuple[str, Tensor | None]:
         """The value that a layer is fitted by, and ``(rows, channels)`` of what its own output should be."""
-        if point.total is not None and point.total in self._added:
+        added = None if point.total is None else self._added.pop(point.total, None)
+        if point.total is not None and added is not None and self._lesson.alike(point.output, point.total):
             total = self._taught(point.total)
-            return point.total, None if total is None else total - self._added[point.total]
+            if total is not None and added.shape[1] in (1, total.shape[1]):
+                return point.total, total - added
         return point.output, self._taught(point.output)
 
     def _taught(self, name: str) -> Tensor | None:
@@ -237,14 +269,22 @@ class _Refit:
     def _restate(self, node: OperatorNode, values: list[Tensor]) -> None:
         """New running statistics for a BatchNormalization that no fitted layer stands before."""
         mean, variance = node.inputs[3:5]
-        if mean is None or variance is None or mean in self._right:
+        if mean in self._right or not self._own >= {mean, variance}:
             return
         # Of all samples at once, as they come out of the layers that are refitted by now.
         channels = torch.cat([value.transpose(0, 1).flatten(1) for value in values], 1)
-        if not bool(channels.isfinite().all()):
-            raise CandidateError("heal", "values before BatchNormalization are not finite")
-        self.module.initializer(mean).copy_(channels.mean(1))
-        self.module.initializer(variance).copy_(channels.var(1, unbiased=False))
+        if channels.shape[1] == 1:
+            return
+        found, spread = channels.mean(1), channels.var(1, unbiased=False)
+        if not bool((found + spread).isfinite().all()):
+            raise CandidateError("heal", f"values before {node.op_type} of {node.name!r} are not finite")
+        for name, value in ((mean, found), (variance, spread)):
+            self.module.initializer(str(name)).copy_(value)
+
+
+def _positions(value: Tensor, axis: int) -> tuple[int, ...]:
+    """Sizes of a value but that of its channels; none where it has no such axis."""
+    return tuple(value.movedim(axis, -1).shape[:-1]) if -value.ndim <= axis < value.ndim else ()
 
 
 def _rows(values: Sequence[Tensor], places: Sequence[Tensor], axis: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autocompress.compress.apply import Compressor
 from autocompress.core.plan import CompressionPlan
@@ -47,6 +47,21 @@ class LabelledData:
         return (self.images[rows],), ForbiddenLabels()
 
 
+def graph_of(
+    nodes: Sequence[NodeProto], arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, Sequence[int | str]]
+) -> ModelGraph:
+    """A graph that gives out ``y``."""
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return ModelGraph(normalize(ir.from_proto(model)))
+
+
 def small_net(batch: int | str = "batch") -> ModelGraph:
     """conv a - bn - relu - conv b - bn - relu - pool - fc, of ``(batch, 3, 8, 8)`` to ``(batch, 5)``."""
     rng = np.random.default_rng(3)
@@ -73,15 +88,7 @@ def small_net(batch: int | str = "batch") -> ModelGraph:
     add("Flatten", ["pool"], "flat")
     weight = keep("fc.weight", rng.normal(0, 1.5, (5, 16)))
     add("Gemm", ["flat", weight, keep("fc.bias", np.zeros(5))], "y", transB=1)
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    return ModelGraph(normalize(ir.from_proto(model)))
+    return graph_of(nodes, arrays, {"x": [batch, 3, 8, 8]})
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +98,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def net() -> Callable[..., ModelGraph]:
+    return graph_of
 
 
 @pytest.fixture(scope="session")

@@ -6,27 +6,33 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from autocompress.compress.apply import Compressor
 from autocompress.compress.fold import fold_batch_norm
+from autocompress.core.errors import CandidateError
 from autocompress.core.plan import CompressionPlan
 from autocompress.evaluate.data import DataBundle
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.graph.normalizing import normalize
+from autocompress.recover import reconstruct
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.features import with_outputs
 from autocompress.recover.reconstruct import Reconstruction
 from autocompress.zoo.vit import vit_tiny
 
 HALF = CompressionPlan(prune={"*": 0.5})
+IMAGES = ["batch", 3, 8, 8]
+Net = Callable[..., ModelGraph]
 Same = Callable[[ModelGraph, ModelGraph], bool]
+
+
+def node(op_type: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(op_type, inputs, [output], name=f"n_{output}", **attributes)
 
 
 def answers(graph: ModelGraph, images: NDArray[np.float32]) -> Any:
@@ -97,13 +103,14 @@ def test_a_fixed_batch_is_kept_to(
     assert off < 0.5 * before
 
 
-def test_the_sum_is_fitted_where_a_branch_lost_what_another_gives(unlabelled: ArrayDataset) -> None:
-    """``y = conv_2(relu(conv_1 x)) + skip``, where what ``skip`` gives is changed: conv_2 makes up for it."""
+def normal(**shapes: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
-    arrays = {
-        name: (0.3 * rng.normal(size=shape)).astype(np.float32)
-        for name, shape in {"one": (32, 3, 3, 3), "two": (3, 32, 3, 3), "skip": (3, 3, 1, 1)}.items()
-    }
+    return {name: (0.3 * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_the_sum_is_fitted_where_a_branch_lost_what_another_gives(net: Net, unlabelled: ArrayDataset) -> None:
+    """``y = conv_2(relu(conv_1 x)) + skip``, where what ``skip`` gives is changed: conv_2 makes up for it."""
+    arrays = normal(one=(32, 3, 3, 3), two=(3, 32, 3, 3), skip=(3, 3, 1, 1))
     nodes = [
         helper.make_node("Conv", ["x", "skip"], ["s"], name="n_s"),
         helper.make_node("Conv", ["x", "one"], ["a"], name="n_a", pads=[1] * 4),
@@ -111,16 +118,135 @@ def test_the_sum_is_fitted_where_a_branch_lost_what_another_gives(unlabelled: Ar
         helper.make_node("Conv", ["r", "two"], ["b"], name="n_b", pads=[1] * 4),
         helper.make_node("Add", ["b", "s"], ["y"], name="n_y"),
     ]
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, 8, 8]) for n in "xy"]
-    graph = helper.make_graph(
-        nodes, "sum", value[:1], value[1:], [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    teacher = ModelGraph(normalize(ir.from_proto(model)))
+    teacher = net(nodes, arrays, {"x": IMAGES})
     changed = teacher.with_initializers({"skip": 0.5 * arrays["skip"]})
     images = unlabelled.batch(range(90))[0][0]
     found = Reconstruction(teacher, unlabelled, threads=1).refit(changed, {}, without=["skip"])
     assert error(found, teacher, images) < 0.1 * error(changed, teacher, images)
+
+
+@pytest.mark.parametrize("terms", [("wide", "small"), ("small", "wide"), ("wide", "one"), ("one", "wide")])
+def test_terms_that_are_repeated_in_a_sum_are_fitted_each_for_itself(
+    terms: tuple[str, str], net: Net, unlabelled: ArrayDataset, images: NDArray[np.float32]
+) -> None:
+    """A term of one position (squeeze and excite), or of one channel."""
+    arrays = normal(first=(16, 3, 3, 3), wide_w=(16, 16, 3, 3), small_w=(16, 16, 1, 1), one_w=(1, 16, 3, 3))
+    nodes = [
+        node("Conv", ["x", "first"], "f", pads=[1] * 4),
+        node("Relu", ["f"], "r"),
+        node("GlobalAveragePool", ["r"], "p"),
+        *(
+            node("Conv", ["p" if term == "small" else "r", f"{term}_w"], term, pads=[int(term != "small")] * 4)
+            for term in terms
+        ),
+        node("Add", list(terms), "y"),
+    ]
+    teacher = net(nodes, {name: arrays[name] for name in ("first", *(f"{term}_w" for term in terms))}, {"x": IMAGES})
+    compressor = Compressor(teacher)
+    pruned = compressor.pruned(HALF)
+    found = Reconstruction(teacher, unlabelled, threads=1).refit(pruned, compressor.kept_values(HALF))
+    assert error(found, teacher, images) < 0.5 * error(pruned, teacher, images)
+
+
+def test_a_value_in_two_sums_is_made_up_for_in_both(net: Net, unlabelled: ArrayDataset) -> None:
+    arrays = normal(skip=(3, 3, 1, 1), one=(32, 3, 3, 3), two=(3, 32, 3, 3), three=(3, 32, 3, 3))
+    nodes = [
+        node("Conv", ["x", "skip"], "s"),
+        node("Conv", ["x", "one"], "a", pads=[1] * 4),
+        node("Relu", ["a"], "r"),
+        node("Conv", ["r", "two"], "b", pads=[1] * 4),
+        node("Conv", ["r", "three"], "c", pads=[1] * 4),
+        node("Add", ["b", "s"], "t"),
+        node("Add", ["s", "c"], "u"),
+        node("Concat", ["t", "u"], "y", axis=1),
+    ]
+    teacher = net(nodes, arrays, {"x": IMAGES})
+    changed = teacher.with_initializers({"skip": 0.5 * arrays["skip"]})
+    images = unlabelled.batch(range(90))[0][0]
+    found = Reconstruction(teacher, unlabelled, threads=1).refit(changed, {}, without=["skip"])
+    assert error(found, teacher, images) < 0.1 * error(changed, teacher, images)
+
+
+def test_a_residual_network_is_refitted_where_it_is_not_known_which_channels_stay(
+    net: Net, unlabelled: ArrayDataset, images: NDArray[np.float32]
+) -> None:
+    arrays = normal(stem=(16, 3, 3, 3), inner=(16, 16, 3, 3), last=(16, 16, 3, 3), head=(4, 16, 1, 1))
+    nodes = [
+        node("Conv", ["x", "stem"], "s", pads=[1] * 4),
+        node("Conv", ["s", "inner"], "i", pads=[1] * 4),
+        node("Relu", ["i"], "r"),
+        node("Conv", ["r", "last"], "l", pads=[1] * 4),
+        node("Add", ["s", "l"], "t"),
+        node("Conv", ["t", "head"], "y"),
+    ]
+    teacher = net(nodes, arrays, {"x": IMAGES})
+    pruned = Compressor(teacher).pruned(HALF)
+    found = Reconstruction(teacher, unlabelled, threads=1).refit(pruned, {})
+    assert error(found, teacher, images) < error(pruned, teacher, images)
+
+
+def test_a_network_for_one_sample_at_a_time_holds_samples_out_too(
+    small_one: ModelGraph, unlabelled: ArrayDataset
+) -> None:
+    lesson = Reconstruction(small_one, unlabelled, threads=1)._lesson
+    assert lesson.held_out["y"].sum() == 27
+
+
+def test_statistics_that_two_normalizations_share_stay(net: Net, unlabelled: ArrayDataset) -> None:
+    vectors = {"scale": np.ones(3), "shift": np.zeros(3), "mean": np.ones(3), "var": np.ones(3)}
+    arrays = {name: array.astype(np.float32) for name, array in vectors.items()}
+    nodes = [
+        node("BatchNormalization", ["x", *vectors], "a"),
+        node("Relu", ["a"], "r"),
+        node("BatchNormalization", ["r", *vectors], "y"),
+    ]
+    teacher = net(nodes, arrays, {"x": IMAGES})
+    found = Reconstruction(teacher, unlabelled, threads=1).refit(teacher, {})
+    np.testing.assert_array_equal(found.initializers["mean"], arrays["mean"])
+
+
+def test_a_normalization_by_what_the_network_computes_stays(net: Net, unlabelled: ArrayDataset) -> None:
+    arrays = normal(scale=(3,), shift=(3,), var=(3,), first=(3, 3, 1, 1))
+    nodes = [
+        node("ReduceMean", ["x", "axes"], "mean", keepdims=0),
+        node("Conv", ["x", "first"], "c"),
+        node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], "y"),
+    ]
+    arrays["var"] = np.square(arrays["var"])
+    teacher = net(nodes, {**arrays, "axes": np.array([0, 2, 3])}, {"x": IMAGES})
+    changed = teacher.with_initializers({"first": 0.5 * arrays["first"]})
+    Reconstruction(teacher, unlabelled, threads=1).refit(changed, {})
+
+
+def test_a_large_weight_takes_nothing_from_the_number_of_samples(
+    net: Net, monkeypatch: pytest.MonkeyPatch, data: Any
+) -> None:
+    monkeypatch.setattr(reconstruct, "LARGEST_BYTES", 64 * 4 * 192)
+    arrays = normal(first=(192, 64), second=(64, 5))
+    nodes = [
+        node("Flatten", ["x"], "f"),
+        node("MatMul", ["f", "first"], "m"),
+        node("MatMul", ["m", "second"], "y"),
+    ]
+    teacher = net(nodes, arrays, {"x": IMAGES})
+    Reconstruction(teacher, data, threads=1).refit(teacher, {})
+    assert len(set(data.asked)) == 64
+
+
+def test_sizes_that_the_graph_leaves_open_count(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruct, "LARGEST_BYTES", 20 * 4 * 50 * 16)
+    arrays = normal(first=(8, 16), second=(16, 5))
+    nodes = [node("MatMul", ["x", "first"], "m"), node("MatMul", ["m", "second"], "y")]
+    teacher = net(nodes, arrays, {"x": ["batch", "tokens", 8]})
+    samples = np.random.default_rng(0).normal(size=(60, 50, 8)).astype(np.float32)
+    found = Reconstruction(teacher, ArrayDataset([samples]), threads=1)
+    assert sum(len(batch[0]) for batch in found._batches) == 20
+
+
+def test_values_that_are_not_finite_are_refused(small: ModelGraph, unlabelled: ArrayDataset) -> None:
+    broken = small.with_initializers({"a.weight": np.full_like(small.initializers["a.weight"], 1e38)})
+    with pytest.raises(CandidateError, match="values before BatchNormalization of 'n_a_bn' are not finite"):
+        Reconstruction(small, unlabelled, threads=1).refit(broken, {}, without=["a.weight"])
 
 
 def test_labels_are_never_read(small: ModelGraph, small_pruned: ModelGraph, data: Any) -> None:
