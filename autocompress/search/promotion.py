@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.objective import Constraint, Objective
-from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix, non_dominated_mask
+from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
+from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix, miss, non_dominated_mask
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import Choice, SearchSpace
@@ -90,7 +90,11 @@ class Promotion:
         tried = {trial.plan.digest for trial in trials}
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         complete = [t for t in trials if t.state is TrialState.COMPLETE and t.plan.distillation is not None]
-        gains = self._gains(complete, front.trials)
+        # Training helps no other bound than that on quality.
+        bounds = [bound for bound in self._constraints if bound.metric not in QUALITY_METRICS]
+        least = min((miss(trial, bounds) for trial in complete), default=0.0)
+        complete = [trial for trial in complete if miss(trial, bounds) <= least]
+        gains = self._gains(complete, front.trials, best=self._best_quality(trials))
         hopeful = [complete[index] for index in np.argsort(-gains, kind="stable") if gains[index] > 0]
         # Those that were not trained yet first: a few steps win most, and cost least.
         wanted = sorted(self._wanted(trials, hopeful), key=lambda trial: _steps(trial) > 0)
@@ -119,16 +123,24 @@ class Promotion:
         near = [t for t in hopeful if hoped(t) >= limit]
         return sorted(near, key=lambda t: costs[0].loss(t.value(costs[0].metric)))
 
-    def _gains(self, trials: Sequence[Trial], front: Sequence[Trial]) -> NDArray[np.float64]:
+    def _best_quality(self, trials: Sequence[Trial]) -> float:
+        """The least loss of quality of any complete trial, whatever bound it breaks."""
+        quality = self._objectives[0]
+        return min(
+            (quality.loss(t.value(quality.metric)) for t in trials if t.state is TrialState.COMPLETE), default=0.0
+        )
+
+    def _gains(self, trials: Sequence[Trial], front: Sequence[Trial], *, best: float) -> NDArray[np.float64]:
         """``(n_trials,)`` hypervolume for each step of training that each adds to the front if all goes well.
 
-        It then wins back a share of its gap to the best quality of any of them.
+        It then wins back a share of its gap to the ``best`` quality.
         """
         losses = loss_matrix([*front, *trials], self._objectives)
         if len(trials) == 0:
             return np.zeros(0)
-        span = np.maximum(losses.max(0) - losses.min(0), 1e-12)
-        scaled = (losses - losses.min(0)) / span
+        low = losses.min(0)
+        low[0] = min(low[0], best)
+        scaled = (losses - low) / np.maximum(losses.max(0) - low, 1e-12)
         edge = np.full(scaled.shape[1], 1.1)
         known, hoped = scaled[: len(front)], scaled[len(front) :].copy()
         hoped[:, 0] *= 1.0 - np.array([_hope(trial) for trial in trials])

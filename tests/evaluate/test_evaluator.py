@@ -469,6 +469,16 @@ def test_a_measured_latency_gets_the_benefit_of_its_interval_and_an_estimate_non
     assert states == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
+@pytest.mark.parametrize("size", [0.5, 2.0])
+def test_what_breaks_a_bound_on_another_metric_keeps_nobody_off_the_front(
+    size: float, make: Make, net: ModelGraph, trial_factory: Callable[..., Trial]
+) -> None:
+    whole = net.size_bytes()
+    history = (trial_factory(0, accuracy=1.0, latency_ms=1e-6, size_bytes=size * whole),)
+    bench = make(history=history, constraints=(Constraint(metric="size_bytes", bound=1.1 * whole),))
+    assert bench.evaluate(1, AS_IT_CAME).state is (TrialState.COMPLETE if size > 1 else TrialState.PRUNED)
+
+
 def test_a_bound_on_quality_is_not_judged_early(make: Make) -> None:
     bound = (Constraint(metric="accuracy", bound=0.999),)
     bench = make(TableHealing({0.25: destroyed, 1.0: destroyed}), constraints=bound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from autocompress.core.objective import Objective
+from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.trial import Candidate, Trial
@@ -74,6 +74,22 @@ def test_dominated_trials_are_not_promoted(trial_factory: Callable[..., Trial]) 
     best = trial_factory(0, accuracy=0.95, latency_ms=1.0, plan=_plan(0.5, 240))
     beaten = trial_factory(1, accuracy=0.90, latency_ms=2.0, plan=_plan(0.25, 80))
     assert _promotion([best, beaten], OTHER).ask() is OTHER
+
+
+def test_what_training_cannot_bring_within_a_bound_is_not_promoted(trial_factory: Callable[..., Trial]) -> None:
+    whole = trial_factory(9, accuracy=0.95, latency_ms=4.0, size_bytes=99.0, plan=CompressionPlan())
+    small = trial_factory(0, accuracy=0.90, latency_ms=2.0, size_bytes=10.0, plan=_plan(0.25, 80))
+    large = trial_factory(1, accuracy=0.85, latency_ms=1.0, size_bytes=99.0, plan=_plan(0.5, 80))
+    promotion = Promotion(
+        Inner(),
+        space=SPACE,
+        store=Store([whole, small, large]),
+        objectives=OBJECTIVES,
+        constraints=[Constraint(metric="size_bytes", bound=50.0)],
+    )
+    found = promotion.ask()
+    assert found is not None
+    assert found.plan == _plan(0.25, 240)
 
 
 def test_promotions_take_turns(trial_factory: Callable[..., Trial]) -> None:
