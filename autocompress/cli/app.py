@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from autocompress.cli.agent import agent
 from autocompress.cli.analyze import analyze
 from autocompress.cli.compress import compress
 from autocompress.cli.doctor import doctor
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (search, compress, measure, analyze, predict, report, export, targets, doctor):
+for _verb in (search, compress, measure, analyze, predict, report, export, targets, doctor, agent):
     app.command()(_verb)
 
 

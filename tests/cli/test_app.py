@@ -11,7 +11,7 @@ import typer
 from autocompress.cli.app import app, run
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnx_ir", "pandas", "plotly", "optuna", "scipy", "pydantic", "yaml")
-VERBS = {"search", "compress", "measure", "analyze", "predict", "report", "export", "targets", "doctor"}
+VERBS = {"search", "compress", "measure", "analyze", "predict", "report", "export", "targets", "doctor", "agent"}
 
 
 def _options(verb: str) -> set[str]:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from autocompress.core.errors import TargetError
 from autocompress.measure.transports.agent_bundle import agent_bundle
 from autocompress.measure.transports.agent_link import AgentDiedError, AgentLink
+from autocompress.measure.transports.tvm_address import SCHEME as TVM_SCHEME
 
 LOCAL = "local"
 #: Devices that are reached through an agent, see :mod:`autocompress.measure.device`.
 AGENT_SCHEMES = ("ssh",)
-_LATER = ("tvm-rpc",)
 
 
 class Transport(Protocol):
@@ -132,9 +132,13 @@ def open_transport(url: str | None = None) -> Transport:
     if url is None or url == LOCAL:
         return LocalTransport()
     scheme = url.partition("://")[0]
-    if scheme in _LATER:
-        raise TargetError(f"{scheme}:// devices are not in this release; `local` and ssh://user@host are: got {url!r}.")
-    raise TargetError(f"Unknown device {url!r}; this release knows `local` and ssh://user@host[:port].")
+    if scheme == TVM_SCHEME:
+        raise TargetError(
+            f"{url!r} serves models that TVM compiles and nothing else: search and measure time them there."
+        )
+    raise TargetError(
+        f"Unknown device {url!r}: known are `local`, ssh://user@host[:port] and {TVM_SCHEME}://host:port[/key]."
+    )
 
 
 def _explain(status: int, errors: str) -> TargetError:
