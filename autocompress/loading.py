@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from autocompress.core.protocols import Batch, Runtime
     from autocompress.evaluate.data import DataBundle
     from autocompress.graph.model_graph import ModelGraph
+    from autocompress.hardware.host import HostFacts
     from autocompress.measure.device import Device
     from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
+    from autocompress.measure.tvm_device import TvmDevice
 
 #: Runtimes that can run an artifact on the host.
 HOST_RUNTIMES = ("onnxruntime", "tvm")
@@ -40,7 +42,7 @@ class Place:
     target: Target
     spec: RuntimeSpec
     measured: bool
-    device: Device | None = None
+    device: Device | TvmDevice | None = None
     affinity: tuple[int, ...] | None = None
     tuning: Tuning | None = None
 
@@ -71,7 +73,7 @@ class Place:
     def fresh_timer(self, *, threads: int, sample: Batch | None = None) -> Iterator[Runtime]:
         """The same in a process of its own: nothing is loaded there yet."""
         if self.device is None:
-            with contextlib.closing(self._compiling_timer(threads, sample)) as timer:
+            with contextlib.closing(self._compiling_timer(None, threads, sample)) as timer:
                 yield timer
             return
         with self.device.fresh() as device:
@@ -82,27 +84,36 @@ class Place:
         if self.device is not None:
             self.device.close()
 
-    def _timer(self, device: Device | None, threads: int, sample: Batch | None) -> Runtime:
+    def _timer(self, device: Device | TvmDevice | None, threads: int, sample: Batch | None) -> Runtime:
         from autocompress.measure.affinity import check_threads
+        from autocompress.measure.device import Device
         from autocompress.measure.runtimes.command import CommandRuntime
         from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
         from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
 
         cores = self.affinity
         check_threads(threads, cores)
-        if device is not None and self.spec.command is not None:
-            return CommandRuntime(device, self.spec, threads=threads, affinity=cores)
-        if device is None and self.spec.name == "tvm":
-            return self._compiling_timer(threads, sample)
-        if device is None:
+        if not isinstance(device, Device):
+            if self.spec.name == "tvm":
+                return self._compiling_timer(device, threads, sample)
             return OnnxRuntime(threads=threads, sample=sample, affinity=cores)
+        if self.spec.command is not None:
+            return CommandRuntime(device, self.spec, threads=threads, affinity=cores)
         return RemoteOnnxRuntime(device, threads=threads, sample=sample, affinity=cores)
 
-    def _compiling_timer(self, threads: int, sample: Batch | None) -> TvmRuntime:
+    def _compiling_timer(self, device: TvmDevice | None, threads: int, sample: Batch | None) -> TvmRuntime:
         from autocompress.measure.runtimes.tvm import HOST, TvmRuntime
 
-        target = self.spec.compile_target or HOST
-        return TvmRuntime(threads=threads, sample=sample, target=target, tuning=self.tuning, affinity=self.affinity)
+        cores = self.affinity
+        return TvmRuntime(
+            threads=threads,
+            sample=sample,
+            target=(self.spec.compile_target or HOST) if device is None else device.target,
+            tuning=self.tuning,
+            worker=None if device is None else device.worker(threads=threads, affinity=cores),
+            device=device,
+            affinity=cores,
+        )
 
 
 def load_graph(model: Any, data: DataBundle | None = None) -> ModelGraph:
@@ -170,8 +181,11 @@ def load_place(
         MissingExtraError: the runtime needs an extra.
     """
     from autocompress.measure.affinity import pinned
+    from autocompress.measure.transports.tvm_address import SCHEME
 
     cores = None if affinity is None else tuple(affinity)
+    if device is not None and device.startswith(f"{SCHEME}://"):
+        return replace(_served(target, device, runtime), affinity=cores, tuning=tuning)
     if device not in (None, "local"):
         return replace(_attached(target, str(device), runtime), affinity=cores, tuning=tuning)
     with pinned(cores):
@@ -246,6 +260,28 @@ def _attached(name: str, url: str, runtime: str | None) -> Place:
     return place
 
 
+def _served(name: str, url: str, runtime: str | None) -> Place:
+    """A target with the TVM servers that stand for it; ``local`` is whatever they are."""
+    from autocompress.hardware.profiles import load_target, local_target
+    from autocompress.measure.tvm_device import TvmDevice
+
+    if runtime != "tvm":
+        raise TargetError(f"{url} serves TVM and no {runtime or 'other runtime'}: add --runtime tvm.")
+    profile = None if name == "local" else load_target(name)
+    wanted = None
+    if profile is not None:
+        wanted = profile.runtime(runtime).compile_target
+        if wanted is None:
+            raise TargetError(f"The profile of {name} does not say what TVM compiles for: it has no `compile_target`.")
+    device = TvmDevice(url, target=wanted)
+    target = profile
+    if target is None:
+        made = _named_for(device.facts, local_target(host=device.facts))
+        spec = replace(made.runtime(runtime), compile_target=device.target)
+        target = replace(made, runtimes={spec.name: spec})
+    return Place(target=target, spec=target.runtime(runtime), measured=True, device=device)
+
+
 def _target_of(device: Device) -> Target:
     """An attached device without a profile: what it tells, and what ONNX Runtime was measured to run fast on it."""
     from autocompress.hardware.profiles import local_target
@@ -253,11 +289,14 @@ def _target_of(device: Device) -> Target:
     from autocompress.measure.runtimes.remote import RemoteOnnxRuntime
 
     probe = probe_int8(runtime=RemoteOnnxRuntime(device))
-    facts = device.facts
+    return _named_for(device.facts, local_target(probe.to_dict(), device.facts))
+
+
+def _named_for(facts: HostFacts, target: Target) -> Target:
+    """A target under the name of the device that it was made for."""
     title = facts.board or facts.cpu
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "device"
-    made = local_target(probe.to_dict(), facts)
-    return replace(made, name=name, title=f"{title}, {facts.cores} core{'s' * (facts.cores != 1)}")
+    return replace(target, name=name, title=f"{title}, {facts.cores} core{'s' * (facts.cores != 1)}")
 
 
 def _local() -> Target:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -424,3 +426,100 @@ def ssh_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshS
         yield found
     finally:
         found.kill()
+
+
+@dataclass(kw_only=True)
+class TvmServers:
+    """Real agents and a tracker on loopback, each a process group of its own."""
+
+    folder: Path
+    agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    tracker_port: int = 0
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, count: int = 1, *, port: int = 0, key: str = "", before: str = "pass") -> list[int]:
+        """Start agents together; their ports. The tracker learns ``key``; ``before`` is code that runs first."""
+        code = f"import sys; {before}; from autocompress.cli.app import run; sys.exit(run(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, "agent", "--tvm", "--port", str(port)]
+        if key:
+            command += ["--tracker", f"127.0.0.1:{self.tracker_port}", "--key", key]
+        logs = [self.folder / f"agent{len(self._processes) + index}.log" for index in range(count)]
+        started = [self._start(command, log) for log in logs]
+        ports = [int(self._word(p, log, r"listens at 127.0.0.1:(\d+)")) for p, log in zip(started, logs, strict=True)]
+        self.agents.update(zip(ports, started, strict=True))
+        return ports
+
+    def start_tracker(self) -> None:
+        """Start the tracker; returns when connections are accepted."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.tracker_port = free.getsockname()[1]
+        command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"]
+        log = self.folder / "tracker.log"
+        limits = ["--port", str(self.tracker_port), "--port-end", str(self.tracker_port + 1)]
+        process = self._start([*command, *limits], log)
+        self._word(process, log, r"(bind to 127)")
+
+    def url(self, port: int = 0, key: str = "") -> str:
+        """Of one agent, or of those with a key."""
+        return f"tvm-rpc://127.0.0.1:{self.tracker_port}/{key}" if key else f"tvm-rpc://127.0.0.1:{port}"
+
+    def kill(self, port: int) -> None:
+        """End an agent and whom it serves, as a pulled plug does."""
+        self._end(self.agents.pop(port))
+
+    def close(self) -> None:
+        """End everything."""
+        for process in self._processes:
+            self._end(process)
+
+    def _start(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        self._processes.append(process)
+        return process
+
+    def _word(self, process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+        """What a process says once it is ready."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            found = re.search(pattern, log.read_text())
+            if found:
+                return found[1]
+            time.sleep(0.05)
+        raise RuntimeError(f"nothing was started: {log.read_text()[-500:]}")
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        for pid in [*descendants(process.pid), process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait(10)
+
+
+@pytest.fixture
+def tvm_servers(tmp_path: Path) -> Iterator[TvmServers]:
+    """Devices behind TVM's RPC: this machine, reached through loopback."""
+    yield from _tvm_servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept_tvm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmServers]:
+    """The same for all tests of a file, which kill none of them."""
+    yield from _tvm_servers(tmp_path_factory.mktemp("agents"))
+
+
+def _tvm_servers(folder: Path) -> Iterator[TvmServers]:
+    if importlib.util.find_spec("tvm") is None:
+        pytest.skip("TVM is not installed")
+    servers = TvmServers(folder=folder)
+    yield servers
+    servers.close()

@@ -252,41 +252,16 @@ class Device:
                 self._pause(error)
 
     def _pause(self, reason: TargetError, *, since: float | None = None) -> None:
-        """Wait until an agent answers again.
-
-        Args:
-            reason: why there is none now.
-            since: when what has to be done again began, by the monotonic clock; now where None.
-
-        Raises:
-            Interrupted: the user asked to stop.
-            TargetError: ``reason``, where the attempts are used up.
-        """
-        watch, wait = self.watch, self._first_wait
-        started = time.monotonic() if since is None else since
-        said, attempts = "", 0
-        while True:
-            self._drop()
-            if watch.attempts is not None and attempts >= watch.attempts:
-                raise reason
-            if str(reason) != said:
-                said = str(reason)
-                watch.on_message(f"Paused: {said} It goes on when the device is back; Ctrl-C stops it, resumable.")
-            end = time.monotonic() + wait
-            while time.monotonic() < end:
-                if watch.should_stop():
-                    raise Interrupted
-                time.sleep(min(_LOOK_SECONDS, max(0.0, end - time.monotonic())))
-            attempts, wait = attempts + 1, min(2 * wait, LONGEST_WAIT)
-            try:
-                self._agent()
-            except TargetError as error:
-                reason = error
-                continue
-            break
-        seconds = time.monotonic() - started
-        watch.on_pause(seconds)
-        watch.on_message(f"{self.url} is back after {seconds:.0f} s: going on.")
+        """Wait until an agent answers again; see :func:`wait_until_back`."""
+        wait_until_back(
+            self.url,
+            reason,
+            attempt=self._agent,
+            drop=self._drop,
+            watch=self.watch,
+            first_wait=self._first_wait,
+            since=since,
+        )
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         if self.watch.should_stop():
@@ -299,6 +274,58 @@ class Device:
         if self._link is not None:
             self._link.close()
             self._link = None
+
+
+def wait_until_back(
+    url: str,
+    reason: TargetError,
+    *,
+    attempt: Callable[[], object],
+    watch: DeviceWatch,
+    drop: Callable[[], None] = lambda: None,
+    first_wait: float = FIRST_WAIT,
+    since: float | None = None,
+) -> None:
+    """Try to reach a lost device, in longer and longer intervals.
+
+    Args:
+        url: of the device.
+        reason: why there is none now.
+        attempt: reaches it.
+        watch: who waits for it.
+        drop: lets go of what is left of the connection.
+        first_wait: seconds before the second attempt.
+        since: when what has to be done again began, by the monotonic clock; now where None.
+
+    Raises:
+        Interrupted: the user asked to stop.
+        TargetError: ``reason``, where the attempts are used up.
+    """
+    wait = first_wait
+    started = time.monotonic() if since is None else since
+    said, attempts = "", 0
+    while True:
+        drop()
+        if watch.attempts is not None and attempts >= watch.attempts:
+            raise reason
+        if str(reason) != said:
+            said = str(reason)
+            watch.on_message(f"Paused: {said} It goes on when the device is back; Ctrl-C stops it, resumable.")
+        end = time.monotonic() + wait
+        while time.monotonic() < end:
+            if watch.should_stop():
+                raise Interrupted
+            time.sleep(min(_LOOK_SECONDS, max(0.0, end - time.monotonic())))
+        attempts, wait = attempts + 1, min(2 * wait, LONGEST_WAIT)
+        try:
+            attempt()
+        except TargetError as error:
+            reason = error
+            continue
+        break
+    seconds = time.monotonic() - started
+    watch.on_pause(seconds)
+    watch.on_message(f"{url} is back after {seconds:.0f} s: going on.")
 
 
 def open_device(url: str) -> Device:

@@ -28,8 +28,9 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-Call = Callable[[], Any]
+Call = Callable[..., Any]
 Clock = Callable[[], float]
+Turn = Callable[[Call, int], List[float]]
 
 #: The calm level is this quantile of the reference's turns: right while a fifth of them are undisturbed.
 CALM_QUANTILE = 0.2
@@ -50,6 +51,8 @@ def compare(
     clock: Clock = time.perf_counter,
     calm_ms: Optional[float] = None,
     on_round: Optional[Callable[[int], None]] = None,
+    turn: Optional[Turn] = None,
+    state: Optional[Callable[[], Dict[str, Any]]] = None,
 ) -> Dict[str, Any]:
     """Time ``candidate`` against ``reference`` until the interval of their ratio is narrow.
 
@@ -61,6 +64,9 @@ def compare(
         calm_ms: the reference's calm level if it is known from before, milliseconds; it lets a comparison that falls
             wholly into a neighbour's busy spell notice.
         on_round: told the number of blocks after each.
+        turn: gives the sorted milliseconds of so many calls; where a device times its own calls ``candidate`` and
+            ``reference`` are whatever this takes. By ``clock`` where None.
+        state: of the machine that runs them, see :func:`machine_state`; this one's where None.
 
     Returns:
         JSON values: ``candidate_ms`` and ``reference_ms``, one figure a block, ``kept``, ``ratio``,
@@ -69,18 +75,20 @@ def compare(
         turns exceed its own (``candidate_excess``), ``calm``: whether ``min_blocks`` blocks were calm and that excess
         is tolerable, percentiles of single calls, throughput, and what the machine did meanwhile.
     """
+    timed = turn or (lambda call, repeats: _turn(call, repeats, clock))
+    look = state or machine_state
     start = clock()
-    before = machine_state()
+    before = look()
     blocks = _Blocks(policy, calm_ms)
     with _collector_off():
-        calls_ms = _warm_up(candidate, reference, policy, clock)
+        calls_ms = _warm_up(candidate, reference, policy, clock, timed)
         turn_ms = max(policy["block_ms"] / 4.0, *calls_ms)
         repeats = [max(1, round(turn_ms / max(call_ms, 1e-6))) for call_ms in calls_ms]
         warm = clock()
         stopped = ""
         while not stopped:
             turns = [
-                _turn(call, count, clock)
+                timed(call, count)
                 for call, count in (
                     (candidate, repeats[0]),
                     (reference, repeats[1]),
@@ -106,7 +114,7 @@ def compare(
         "calls_a_turn": {"candidate": repeats[0], "reference": repeats[1]},
         "warmup_seconds": warm - start,
         "seconds": seconds,
-        "machine": difference(before, machine_state()),
+        "machine": difference(before, look()),
     }
     details.update(blocks.single_calls(kept))
     return {
@@ -304,14 +312,16 @@ def _turn(call: Call, repeats: int, clock: Clock) -> List[float]:
     return times
 
 
-def _warm_up(candidate: Call, reference: Call, policy: Mapping[str, Any], clock: Clock) -> Tuple[float, float]:
+def _warm_up(
+    candidate: Call, reference: Call, policy: Mapping[str, Any], clock: Clock, turn: Turn
+) -> Tuple[float, float]:
     """Run both in turn until neither gets faster or slower by 1%, or time is up; milliseconds a call of each."""
     end = clock() + policy["warmup_seconds"]
     slice_ms = policy["warmup_seconds"] * 1e3 / 16
-    last = [_quantile(_turn(call, 1, clock), 0.25) for call in (candidate, reference)]
+    last = [_quantile(turn(call, 1), 0.25) for call in (candidate, reference)]
     while clock() < end:
         now = [
-            _quantile(_turn(call, max(1, round(slice_ms / max(ms, 1e-6))), clock), 0.25)
+            _quantile(turn(call, max(1, round(slice_ms / max(ms, 1e-6)))), 0.25)
             for call, ms in zip((candidate, reference), last)
         ]
         steady = all(abs(a - b) <= _WARM_DRIFT * b for a, b in zip(now, last))

@@ -1,4 +1,4 @@
-"""TVM on this machine: models compiled, run and timed in a process of their own."""
+"""TVM on this machine, or on a device: models compiled in a process of their own, run and timed there or beyond it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,16 @@ class Tuning:
     def left(self) -> float | None:
         """Seconds that may still be spent; None for no limit."""
         return None if self.seconds is None else max(0.0, self.seconds - self.spent)
+
+
+class RunningDevice(Protocol):
+    """What a measurement tells of a device."""
+
+    system: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Readable and stable identity."""
 
 
 class TvmArtifact(LoadedModel):
@@ -123,6 +133,7 @@ class TvmRuntime:
         tuning: what may be spent on schedules; nothing where None.
         schedules: folder of those found earlier; below the user's cache folder where None.
         worker: that does it; one of its own where None.
+        device: that the worker runs models on; this machine where None.
         affinity: cores that the worker stays on; all where None.
         on_kernel: told of each kernel that is being tuned.
         on_tuned: told how many seconds tuning a model took.
@@ -142,6 +153,7 @@ class TvmRuntime:
         tuning: Tuning | None = None,
         schedules: Path | None = None,
         worker: TvmWorker | None = None,
+        device: RunningDevice | None = None,
         affinity: Sequence[int] | None = None,
         on_kernel: Callable[[str], None] = lambda kernel: None,
         on_tuned: Callable[[float], None] = lambda seconds: None,
@@ -153,6 +165,7 @@ class TvmRuntime:
         self.worker = worker or TvmWorker(threads=threads, affinity=affinity)
         self._affinity = None if affinity is None else list(affinity)
         self.tuning = tuning or Tuning()
+        self._device = device
         self._schedules = schedules or cache_folder() / SCHEDULES
         self.on_kernel = on_kernel
         self.on_tuned = on_tuned
@@ -174,8 +187,8 @@ class TvmRuntime:
             "affinity": self._affinity,
             "tune_trials": self.tuning.trials,
             "schedules": self._known_schedules(),
-            "fingerprint": host_fingerprint(),
-            **system_versions(),
+            "fingerprint": host_fingerprint() if self._device is None else self._device.fingerprint,
+            **(system_versions() if self._device is None else self._device.system),
         }
 
     def build(self, graph: SavedGraph | str | PathLike[str] | bytes) -> TvmArtifact:
@@ -251,6 +264,20 @@ class TvmRuntime:
             handle = self._handle(artifact)
             self.worker.ask("run", {"handle": handle, "inputs": str(given), "outputs": str(found)})
             return load_arrays(found)
+
+    def export(self, artifact: TvmArtifact, folder: Path) -> dict[str, Any]:
+        """Write the compiled model and the schedules of its kernels to files.
+
+        Args:
+            artifact: the model.
+            folder: that is there.
+
+        Returns:
+            ``library`` (``model.so``, or ``model.tar`` where this machine cannot link for the target), ``target`` as
+            TVM has it, ``inputs``, ``outputs`` and ``kernels`` as of compiling.
+        """
+        told = self.worker.ask("export", {"handle": self._handle(artifact), "folder": str(folder)})
+        return {**told, **{key: artifact.told[key] for key in ("target", "inputs", "outputs", "kernels")}}
 
     def close(self) -> None:
         """End the worker."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from autocompress.core import errors
-from autocompress.core.errors import CandidateError, MissingExtraError, ModelError, TargetError
+from autocompress.core.errors import CandidateError, DeviceLostError, MissingExtraError, ModelError, TargetError
 from autocompress.measure.affinity import pinned
+from autocompress.measure.transports.agent_link import AgentDiedError
 
 MODULE = "autocompress.measure.tvm_worker.worker"
 MISSING = "TVM is not installed: pip install 'autocompress[tvm]'"
@@ -25,7 +26,7 @@ MISSING = "TVM is not installed: pip install 'autocompress[tvm]'"
 SILENCE_SECONDS = 180.0
 _START_SECONDS = 120.0
 _SENT_BACK: dict[str, type[errors.AutocompressError]] = {
-    kind.__name__: kind for kind in (ModelError, TargetError, MissingExtraError)
+    kind.__name__: kind for kind in (ModelError, TargetError, MissingExtraError, DeviceLostError, AgentDiedError)
 }
 
 

@@ -15,7 +15,7 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from autocompress.hardware.host import usable_cores
 
 #: Shortest time of one reading, milliseconds; a kernel that takes longer is run once after a warm-up.
-_READING_MS = 8
+READING_MS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +69,17 @@ class LocalKernels:
         try:
             return build_kernel(module, self._target)
         except Exception as error:  # whatever the compiler raises
-            return Reading(error=f"build: {_last_line(error)}")
+            return Reading(error=f"build: {last_line(error)}")
 
     def _time(self, library: tvm.runtime.Module, module: tvm.IRModule) -> Reading:
         try:
             arguments = [tvm.runtime.empty(list(info.shape), info.dtype, self._device) for info in arguments_of(module)]
             for argument in arguments:
                 self._fill(argument)
-            timer = library.time_evaluator("main", self._device, number=1, repeat=2, min_repeat_ms=_READING_MS)
+            timer = library.time_evaluator("main", self._device, number=1, repeat=2, min_repeat_ms=READING_MS)
             return Reading(seconds=tuple(float(value) for value in timer(*arguments).results))
         except Exception as error:  # whatever a kernel raises
-            return Reading(error=f"run: {_last_line(error)}")
+            return Reading(error=f"run: {last_line(error)}")
 
 
 def build_kernel(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
@@ -92,6 +92,7 @@ def arguments_of(module: tvm.IRModule) -> list[ms.arg_info.ArgInfo]:
     return list(ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True))
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """What an error of TVM's says, without the stack above it."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1][:200]

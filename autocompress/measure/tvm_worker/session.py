@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,14 @@ from autocompress.core.compile_target import CompileTarget
 from autocompress.core.errors import CandidateError
 from autocompress.measure import rounds
 from autocompress.measure.array_files import load_arrays, save_arrays
+from autocompress.measure.transports.tvm_address import TvmAddress
+from autocompress.measure.transports.tvm_rpc import Wanted
 from autocompress.measure.tvm_worker import compiling, targets
+from autocompress.measure.tvm_worker.database import FILE as SCHEDULES_FILE
 from autocompress.measure.tvm_worker.database import Kernel, ScheduleStore
-from autocompress.measure.tvm_worker.kernels import LocalKernels
+from autocompress.measure.tvm_worker.kernels import KernelTimer, LocalKernels
+from autocompress.measure.tvm_worker.linking import link
+from autocompress.measure.tvm_worker.remote import Remote, RemoteKernels, RemoteModel
 from autocompress.measure.tvm_worker.tuning import Task, Tuner, TuningRequest, tasks_of
 
 Event = Callable[[Mapping[str, Any]], None]
@@ -32,12 +40,18 @@ class Loaded:
         executable: the code.
         machine: TVM's virtual machine that runs it; None where the code is for another processor.
         device: that it runs on; None likewise.
+        target: what it was compiled for.
+        schedules: of its kernels, where they are known.
+        library: its code in a file, where it was compiled for a server.
     """
 
     lowered: compiling.Lowered
     executable: relax.VMExecutable
     machine: relax.VirtualMachine | None
     device: tvm.runtime.Device | None
+    target: CompileTarget
+    schedules: tuple[Kernel, ...]
+    library: Path | None = None
 
 
 class Session:
@@ -51,6 +65,8 @@ class Session:
         self.threads = threads
         self._models: dict[int, Loaded] = {}
         self._count = 0
+        self._remote: Remote | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")
 
     def hello(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """What this TVM is: ``version``, ``kinds``, ``backends``, ``triple``, ``cpu``, ``threads``."""
@@ -80,11 +96,11 @@ class Session:
 
         Returns:
             ``handle`` for further requests, ``inputs`` and ``outputs`` (name, dtype, shape), ``layers`` (what each
-            computes in), ``kernels`` (what each one's schedule comes from), ``target`` as TVM has it and ``seconds`` of
-            the stages.
+            computes in), ``kernels`` (what each one's schedule comes from), ``target`` as TVM has it, ``timed_on``
+            (the servers that timed kernels) and ``seconds`` of the stages.
         """
         for handle in fields.get("drop", ()):
-            self._models.pop(int(handle), None)
+            self._drop(int(handle))
         wanted = CompileTarget.from_dict(fields["target"])
         target = targets.tvm_target(wanted, self.threads)
         started = time.perf_counter()
@@ -93,28 +109,44 @@ class Session:
         device = targets.device_of(target) if wanted.is_host else None
         tasks = tasks_of(lowered.module, target)
         store = ScheduleStore(Path(fields["schedules"]), target)
-        timer = None if device is None else LocalKernels(target, device)
-        Tuner(target, store, timer, tell).schedule(tasks, TuningRequest.from_fields(fields["tuning"]))
+        with self._kernels(target, wanted, device) as timer:
+            Tuner(target, store, timer, tell).schedule(tasks, TuningRequest.from_fields(fields["tuning"]))
         tuned = time.perf_counter()
         executable = compiling.build(lowered, target, store.database([task.module for task in tasks]))
         machine = None if device is None else relax.VirtualMachine(executable, device)
-        built = time.perf_counter()
         self._count += 1
-        self._models[self._count] = Loaded(lowered=lowered, executable=executable, machine=machine, device=device)
+        library = None
+        if self._remote is not None:
+            library = link(executable, wanted, Path(self._folder.name) / f"model{self._count}")
+        built = time.perf_counter()
+        known = [store.find(task.module) for task in tasks]
+        self._models[self._count] = Loaded(
+            lowered=lowered,
+            executable=executable,
+            machine=machine,
+            device=device,
+            target=wanted,
+            schedules=tuple(kernel for kernel in known if kernel is not None),
+            library=library,
+        )
         return {
             "handle": self._count,
             "inputs": [asdict(tensor) for tensor in lowered.inputs],
             "outputs": [asdict(tensor) for tensor in lowered.outputs],
             "layers": [asdict(layer) for layer in lowered.layers],
-            "kernels": [_kernel(task, store.find(task.module)) for task in tasks],
+            "kernels": [_kernel(task, kernel) for task, kernel in zip(tasks, known, strict=True)],
             "target": str(target),
+            "timed_on": sorted(timer.timed_on) if isinstance(timer, RemoteKernels) else [],
             "seconds": {"lower": imported - started, "tune": tuned - imported, "build": built - tuned},
         }
 
     def run(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """Run ``handle`` on the arrays of the file ``inputs`` (.npz); outputs go to the file ``outputs``."""
-        machine, arguments = self._ready(fields["handle"], fields["inputs"])
-        outputs = compiling.to_arrays(machine["main"](*arguments))
+        if self._remote is not None:
+            outputs = self._sent(self._remote, fields["handle"]).run(load_arrays(Path(fields["inputs"])))
+        else:
+            machine, arguments = self._ready(fields["handle"], fields["inputs"])
+            outputs = compiling.to_arrays(machine["main"](*arguments))
         save_arrays(Path(fields["outputs"]), outputs)
         return {"outputs": len(outputs)}
 
@@ -124,6 +156,8 @@ class Session:
         Returns:
             What :func:`autocompress.measure.rounds.compare` found.
         """
+        if self._remote is not None:
+            return self._time_there(self._remote, fields, tell)
         calls = [self._call(fields[name], fields[f"{name}_inputs"]) for name in ("candidate", "reference")]
         return rounds.compare(
             calls[0],
@@ -132,6 +166,44 @@ class Session:
             calm_ms=fields.get("calm_ms"),
             on_round=lambda count: tell({"round": count}),
         )
+
+    def export(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """Write ``handle`` into ``folder``: its code, and the schedules of its kernels as a store has them.
+
+        Returns:
+            Name of the ``library``.
+        """
+        model, folder = self.loaded(fields["handle"]), Path(fields["folder"])
+        lines = [json.dumps(asdict(kernel)) + "\n" for kernel in model.schedules]
+        (folder / SCHEDULES_FILE).write_text("".join(lines), encoding="utf-8")
+        return {"library": link(model.executable, model.target, folder / "model").name}
+
+    def attach(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """From now on compile for servers at ``host``, ``port`` (of ``key``), and run there.
+
+        They have to be fit for ``target`` and ``affinity``, and be ``fingerprint`` where that is given.
+
+        Returns:
+            ``server``, and what it says of itself, see :func:`autocompress.measure.tvm_worker.agent.hello`.
+        """
+        self.detach(fields, tell)
+        target, affinity = fields["target"], fields["affinity"]
+        wanted = Wanted(
+            threads=self.threads,
+            affinity=None if affinity is None else tuple(affinity),
+            target=None if target is None else CompileTarget.from_dict(target),
+            fingerprint=fields["fingerprint"],
+        )
+        address = TvmAddress(host=fields["host"], port=int(fields["port"]), key=fields["key"])
+        self._remote = Remote(address, wanted)
+        return {"server": self._remote.server.name, **self._remote.server.about}
+
+    def detach(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """Let go of the server."""
+        if self._remote is not None:
+            self._remote.shrink(0)
+            self._remote = None
+        return {}
 
     def loaded(self, handle: int) -> Loaded:
         """A model by its handle.
@@ -142,6 +214,50 @@ class Session:
         if handle not in self._models:
             raise CandidateError("run", f"the worker holds no model {handle}")
         return self._models[handle]
+
+    def _drop(self, handle: int) -> None:
+        model = self._models.pop(handle, None)
+        if model is None or model.library is None:
+            return
+        if self._remote is not None:
+            self._remote.forget(model.library)
+        model.library.unlink(missing_ok=True)
+
+    @contextmanager
+    def _kernels(
+        self, target: tvm.target.Target, wanted: CompileTarget, device: tvm.runtime.Device | None
+    ) -> Iterator[KernelTimer | None]:
+        """What times kernels while a model is compiled; None where none can run."""
+        if self._remote is not None:
+            with closing(RemoteKernels(self._remote, target, wanted)) as timer:
+                yield timer
+            return
+        yield None if device is None else LocalKernels(target, device)
+
+    def _time_there(self, remote: Remote, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """Both on one server, whose own clock times them."""
+        server = remote.server
+        turns = [
+            self._sent(remote, fields[name]).timer(load_arrays(Path(fields[f"{name}_inputs"])))
+            for name in ("candidate", "reference")
+        ]
+        found = rounds.compare(
+            turns[0],
+            turns[1],
+            fields["policy"],
+            calm_ms=fields.get("calm_ms"),
+            on_round=lambda count: tell({"round": count}),
+            turn=lambda timer, calls: timer(calls),
+            state=server.state,
+        )
+        found["details"]["server"] = server.name
+        return found
+
+    def _sent(self, remote: Remote, handle: int) -> RemoteModel:
+        library = self.loaded(handle).library
+        if library is None:
+            raise CandidateError("run", "it was compiled before there was a server")
+        return remote.model(library)
 
     def _ready(self, handle: int, path: str) -> tuple[relax.VirtualMachine, list[Any]]:
         model = self.loaded(handle)
@@ -173,6 +289,9 @@ VERBS: dict[str, Callable[[Session, Mapping[str, Any], Event], dict[str, Any]]] 
     "check": Session.check,
     "explain": Session.explain,
     "compile": Session.compile,
+    "export": Session.export,
+    "attach": Session.attach,
+    "detach": Session.detach,
     "run": Session.run,
     "time": Session.time,
 }
