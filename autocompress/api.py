@@ -63,25 +63,38 @@ def report(run: str | Path) -> Path:
     return folder.report
 
 
-def export(run: str | Path, pick: str, out: str | Path) -> dict[str, Any]:
+def export(
+    run: str | Path, pick: str, out: str | Path, *, format: str = "onnx", target: str | None = None
+) -> dict[str, Any]:
     """Copy one point of a run's front to a folder that is ready to deploy.
 
     Args:
         run: run folder.
         pick: as :meth:`autocompress.ParetoFront.pick` reads it.
         out: new or empty folder.
+        format: ``onnx``, the file that was measured; or ``tvm``, which is compiled from it.
+        target: profile to compile for, with ``tvm``; what the run was for where None.
 
     Returns:
-        What was written; see :func:`autocompress.export.bundle.export_bundle`.
+        What was written; see :func:`autocompress.export.bundle.export_bundle` and
+        :func:`autocompress.export.tvm_bundle.export_tvm`.
 
     Raises:
-        UserError: nothing fits ``pick``, the artifact is not the one that was measured, or ``out`` is not empty.
+        UserError: nothing fits ``pick``, the artifact is not the one that was measured, ``out`` is not empty, or it
+            cannot be compiled.
     """
+    from autocompress.core.errors import UnknownNameError, UserError
     from autocompress.export.bundle import export_bundle
+    from autocompress.export.tvm_bundle import export_tvm
     from autocompress.outcome import read_run
     from autocompress.store.run_dir import RunFolder
 
-    return export_bundle(run, read_run(RunFolder.read(run)).front.pick(pick), out)
+    if format not in ("onnx", "tvm"):
+        raise UnknownNameError("format", format, ("onnx", "tvm"))
+    if format == "onnx" and target is not None:
+        raise UserError(f"--target {target} goes with --format tvm: an ONNX file runs on every target.")
+    trial = read_run(RunFolder.read(run)).front.pick(pick)
+    return export_tvm(run, trial, out, target=target) if format == "tvm" else export_bundle(run, trial, out)
 
 
 def targets() -> list[Target]:

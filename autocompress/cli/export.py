@@ -17,10 +17,16 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder for the artifact.")],
+    format: Annotated[
+        str, typer.Option(metavar="F", help="onnx: the measured file; tvm: compiled from it for the target.")
+    ] = "onnx",
+    target: Annotated[
+        str | None, typer.Option(metavar="T", help="Profile to compile for. Default: what the run was for.")
+    ] = None,
 ) -> None:
     """Copy one point of the front to a folder that is ready to deploy, checked against what was measured."""
     from autocompress import api
     from autocompress.cli.rows import print_document
 
-    result = api.export(run, pick, out)
+    result = api.export(run, pick, out, format=format, target=target)
     print_document(f"Exported to {out}", result)

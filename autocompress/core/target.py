@@ -226,6 +226,7 @@ class Target:
                     "launch_overhead_us": r.launch_overhead_us,
                     "threads": r.threads,
                     "reduce_range": r.reduce_range,
+                    "compile_target": None if r.compile_target is None else r.compile_target.to_dict(),
                 }
                 for r in self.runtimes.values()
             },

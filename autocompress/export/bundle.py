@@ -37,28 +37,35 @@ def export_bundle(run_dir: str | os.PathLike[str], trial: Trial, out: str | os.P
     """
     run = RunFolder.read(run_dir)
     source = run.front / str(trial.number)
-    metrics = _read_metrics(source)
+    metrics = read_metrics(source)
     model = source / MODEL
-    digest = _checked_digest(model, metrics)
+    digest = checked_digest(model, metrics)
     signature = check_loads(model)
     target = Path(out)
-    _refuse_full(target)
+    refuse_full(target)
     manifest = run.read_json(run.manifest.name) or {}
     texts = {
         PLAN: trial.plan.to_json(),
-        METRICS: _json(metrics),
-        MANIFEST: _json({"run": manifest, "trial": trial.number, "sha256": digest}),
+        METRICS: json_text(metrics),
+        MANIFEST: json_text({"run": manifest, "trial": trial.number, "sha256": digest}),
         README: loader_readme(trial, signature, digest),
     }
     models = [model, *sorted(source.glob(f"{MODEL}.*"))]
-    _write(target, texts, models)
+    write_folder(target, texts, models)
     return {
-        "folder": str(target),
+        **headline(trial, target, digest),
+        "size_bytes": sum(path.stat().st_size for path in models),
+        "files": sorted([*texts, *(path.name for path in models)]),
+    }
+
+
+def headline(trial: Trial, folder: Path, digest: str) -> dict[str, Any]:
+    """What an export says of its trial: ``folder``, ``trial``, ``label``, ``sha256`` and the ``metrics``."""
+    return {
+        "folder": str(folder),
         "trial": trial.number,
         "label": trial.candidate.label,
         "sha256": digest,
-        "size_bytes": sum(path.stat().st_size for path in models),
-        "files": sorted([*texts, *(path.name for path in models)]),
         "metrics": {
             name: {"value": m.value, "unit": m.unit, "provenance": m.provenance.value}
             for name, m in trial.measurements.items()
@@ -66,7 +73,8 @@ def export_bundle(run_dir: str | os.PathLike[str], trial: Trial, out: str | os.P
     }
 
 
-def _read_metrics(source: Path) -> dict[str, Any]:
+def read_metrics(source: Path) -> dict[str, Any]:
+    """The record of an artifact, from its folder."""
     path = source / METRICS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -79,7 +87,8 @@ def _read_metrics(source: Path) -> dict[str, Any]:
     return found
 
 
-def _checked_digest(model: Path, metrics: Mapping[str, Any]) -> str:
+def checked_digest(model: Path, metrics: Mapping[str, Any]) -> str:
+    """SHA-256 of an artifact, which must be the measured one's."""
     if not model.is_file():
         raise RunFolderError(f"The artifact {str(model)!r} is missing.")
     digest = artifact_sha256(model)
@@ -92,14 +101,15 @@ def _checked_digest(model: Path, metrics: Mapping[str, Any]) -> str:
     return digest
 
 
-def _refuse_full(out: Path) -> None:
+def refuse_full(out: Path) -> None:
+    """Raise :class:`UserError` where an export would mix with something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{str(out)!r} is a file; --out names a new or empty folder.")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{str(out)!r} is not empty; choose a new or empty folder.")
 
 
-def _write(out: Path, texts: Mapping[str, str], models: list[Path]) -> None:
+def write_folder(out: Path, texts: Mapping[str, str], models: list[Path]) -> None:
     """Fill a folder beside ``out`` and rename it: a kill leaves no half of a bundle under the right name."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -116,5 +126,6 @@ def _write(out: Path, texts: Mapping[str, str], models: list[Path]) -> None:
         raise UserError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
 
 
-def _json(data: Any) -> str:
+def json_text(data: Any) -> str:
+    """A JSON file's text."""
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
