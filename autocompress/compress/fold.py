@@ -61,20 +61,31 @@ def _fold(node: ir.Node, model: ir.Graph) -> None:
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
     if weight is None or any(vector is None for vector in vectors):
         return
-    gamma, beta, mean, var = (np.asarray(vector) for vector in vectors)
+    gamma, beta, mean, var = (np.asarray(vector, np.float32) for vector in vectors)
     scale = gamma / np.sqrt(var + np.float32(node.attributes.get_float("epsilon", 1e-5)))
     old_bias = np.zeros_like(mean) if bias is None else np.asarray(_array(bias))
     if old_bias.size not in (1, mean.size):
         return
     bias_name = f"{str(weight.name).removesuffix('.weight')}.bias" if bias is None else str(bias.name)
     folded_bias = np.asarray((old_bias.ravel() - mean) * scale + beta, np.float32)
-    _set(model, layer, 1, _scaled(layer, weight, scale))
+    folded = _scaled(layer, weight, scale)
+    if weight.dtype == ir.DataType.FLOAT16:
+        # The layer computes in what its weight is stored in.
+        folded, folded_bias = ir.Tensor(_half(folded.numpy()), name=folded.name), _half(folded_bias)
+        if not (np.isfinite(folded.numpy()).all() and np.isfinite(folded_bias).all()):
+            return
+    _set(model, layer, 1, folded)
     _set(model, layer, 2, ir.Tensor(folded_bias, name=bias_name))
     source.type, source.shape = output.type, output.shape
     output_name = output.name
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
     model.remove(node, safe=True)
     source.name = output_name
+
+
+def _half(array: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16)
 
 
 def _array(value: ir.Value | None) -> NDArray[Any] | None:

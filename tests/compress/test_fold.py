@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from autocompress.compress.fold import fold_batch_norm
@@ -59,6 +60,30 @@ def test_a_gemm_of_either_layout_is_folded(transposed: int, net: Any, run_graph:
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     assert operators(folded) == ["Gemm"]
     np.testing.assert_allclose(run_graph(folded, x), run_graph(graph, x), atol=1e-5)
+
+
+def half_net(net: Any, spread: float) -> ModelGraph:
+    """A convolution and its normalization in float16, between Casts."""
+    made = net(3, 8, 8)
+    made.node("Cast", ["x"], "h", to=onnx.TensorProto.FLOAT16)
+    made.constant("a.weight", made.normal(4, 3, 3, 3, spread=0.2).astype(np.float16))
+    made.node("Conv", ["h", "a.weight"], "a")
+    vectors = {"scale": np.full(4, spread), "shift": np.zeros(4), "mean": np.ones(4), "var": np.full(4, 0.5)}
+    names = [made.constant(f"n.{name}", array.astype(np.float16)) for name, array in vectors.items()]
+    made.node("Cast", [made.node("BatchNormalization", ["a", *names], "n")], "y", to=onnx.TensorProto.FLOAT)
+    return made.graph("y")
+
+
+def test_a_layer_in_float16_stays_in_float16(net: Any, images: Any, run_graph: Run) -> None:
+    graph = half_net(net, 1.5)
+    folded = fold_batch_norm(graph)
+    assert operators(folded) == ["Cast", "Conv", "Cast"]
+    assert {array.dtype for array in folded.initializers.values()} == {np.dtype(np.float16)}
+    np.testing.assert_allclose(run_graph(folded, images), run_graph(graph, images), atol=0.02)
+
+
+def test_a_product_past_float16_is_not_folded(net: Any) -> None:
+    assert "BatchNormalization" in operators(fold_batch_norm(half_net(net, 6e4)))
 
 
 def test_a_layer_that_something_else_reads_is_left_alone(net: Any) -> None:
