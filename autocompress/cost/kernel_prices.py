@@ -52,7 +52,7 @@ class WholeTiming:
 
 
 class KernelPrices:
-    """Microseconds of any kernels of known families.
+    """Microseconds of any kernels of known operators.
 
     Args:
         profiled: kernel key to its times under the profiler, microseconds, one a profile.
@@ -88,14 +88,18 @@ class KernelPrices:
         return kernel.key in self._keys
 
     def knows(self, kernel: Kernel) -> bool:
-        """Whether a kernel of its family was timed."""
+        """Whether a kernel of its operator was timed, of any type, layout or fusion."""
         return self._trends.knows(kernel)
+
+    def borrows(self, kernel: Kernel) -> bool:
+        """Whether its price is that of another family, as none of its own was timed."""
+        return self._trends.borrows(kernel)
 
     def microseconds(self, kernels: Iterable[Kernel]) -> Array:
         """``(n_kernels,)`` price of each.
 
         Raises:
-            KeyError: the family of one was never timed; see :meth:`knows`.
+            KeyError: the operator of one was never timed; see :meth:`knows`.
         """
         every = list(kernels)
         expected = self._trends.expected(every)
@@ -106,7 +110,7 @@ class KernelPrices:
         """Microseconds of a version of a model that launches these, and their relative standard deviation.
 
         Raises:
-            KeyError: the family of one was never timed; see :meth:`knows`.
+            KeyError: the operator of one was never timed; see :meth:`knows`.
         """
         counted = Counter(kernels)
         every = list(counted)

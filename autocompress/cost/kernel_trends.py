@@ -4,6 +4,7 @@ The expectation is arithmetic and memory traffic, fitted without negative parts;
 whole vectors. Deviations from it are relative and a Gaussian process over the kernel's sizes (Rasmussen and Williams
 2006, chapter 2): alike where sizes are alike, so that what one shape shows is expected of its neighbours, plus a share
 of each kernel's own, for cliffs. How large and how smooth they are is chosen by marginal likelihood (equation 2.30).
+A family that was never read takes the expectation of the one that is most alike, less surely.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ _FAMILY = 0.1
 _SMOOTH, _LENGTHS, _OWN = (0.1, 0.2, 0.4), (0.5, 1.0, 2.0), (0.02, 0.05, 0.1)
 #: Error of one reading: relative, and in microseconds.
 _NOISE, _CLOCK = 0.03, 0.3
+#: By how much a family that was never read may be off what the one most alike lets expect.
+_BORROWED = 0.5
 _LEAST = 0.2
 _RIDGE = 0.1
+#: Of one operator's kernels for other layouts, fusions and types.
+_VARIANTS = ("Fused", "Nhwc", "QLinear", "Q")
 
 
 class KernelTrends:
@@ -42,8 +47,8 @@ class KernelTrends:
     """
 
     def __init__(self, kernels: Sequence[Kernel], microseconds: Array, counts: Array) -> None:
-        families = [kernel.family for kernel in kernels]
-        self._places = {family: index for index, family in enumerate(dict.fromkeys(families))}
+        self._members = {kernel.family: kernel for kernel in reversed(kernels)}
+        self._places = {family: index for index, family in enumerate(self._members)}
         of = self._family(kernels)
         costs = np.array([_costs(kernel) for kernel in kernels])
         self._rates = np.array([_rates(costs[of == place], microseconds[of == place]) for place in range(of.max() + 1)])
@@ -55,26 +60,42 @@ class KernelTrends:
         )
 
     def knows(self, kernel: Kernel) -> bool:
-        """Whether a kernel of its family was read."""
-        return kernel.family in self._places
+        """Whether a kernel of its operator was read."""
+        return self._nearest(kernel) is not None
+
+    def borrows(self, kernel: Kernel) -> bool:
+        """Whether no kernel of its family was read, so that another family's stand for it."""
+        return kernel.family not in self._places
 
     def expected(self, kernels: Sequence[Kernel]) -> Array:
-        """``(n_kernels,)`` microseconds; every family is known."""
+        """``(n_kernels,)`` microseconds; every operator is known."""
         costs = np.array([_costs(kernel) for kernel in kernels])
         found: Array = np.maximum((costs * self._rates[self._family(kernels)]).sum(axis=1), _LEAST)
         return found
 
     def shared(self, left: Sequence[Kernel], right: Sequence[Kernel]) -> Array:
         """``(n_left, n_right)`` covariance of relative deviations, without each kernel's own share."""
-        return _alike(left, right, self._smooth, self._length) * self.same_family(left, right)
+        found: Array = _alike(left, right, self._smooth, self._length) * self.same_family(left, right)
+        for row, kernel in enumerate(left):
+            if self.borrows(kernel):
+                found[row] += [_BORROWED**2 * (other.family == kernel.family) for other in right]
+        return found
 
     def same_family(self, left: Sequence[Kernel], right: Sequence[Kernel]) -> NDArray[np.bool_]:
-        """``(n_left, n_right)``."""
+        """``(n_left, n_right)``; a borrowed family is the one that stands for it."""
         found: NDArray[np.bool_] = self._family(left)[:, None] == self._family(right)[None, :]
         return found
 
     def _family(self, kernels: Sequence[Kernel]) -> NDArray[np.intp]:
-        return np.array([self._places[kernel.family] for kernel in kernels], np.intp)
+        return np.array([self._places[self._nearest(kernel) or kernel.family] for kernel in kernels], np.intp)
+
+    def _nearest(self, kernel: Kernel) -> str | None:
+        """Its family, else the one that differs least: in groups, then the operator's variant, the type, the rest."""
+        if kernel.family in self._members:
+            return kernel.family
+        alike = (other for other in self._members.values() if _operator(other) == _operator(kernel))
+        nearest = min(alike, key=lambda other: _differences(kernel, other), default=None)
+        return None if nearest is None else nearest.family
 
     def _likelihood(
         self, kernels: Sequence[Kernel], of: NDArray[np.intp], deviations: Array, values: tuple[float, float, float]
@@ -90,6 +111,19 @@ class KernelTrends:
             fit = deviations[rows] @ cho_solve(factor, deviations[rows])
             total -= 0.5 * float(fit) + float(np.log(np.diag(factor[0])).sum())
         return total
+
+
+def _operator(kernel: Kernel) -> str:
+    name = kernel.op_type
+    return next((name.removeprefix(start) for start in _VARIANTS if name.startswith(start)), name)
+
+
+def _differences(one: Kernel, other: Kernel) -> tuple[bool, bool, bool, int]:
+    types = [kernel.inputs[0][0] if kernel.inputs else "" for kernel in (one, other)]
+    kinds = [{*kernel.kind.split(), f"window={kernel.weight[2:]}"} for kernel in (one, other)]
+    rest = kinds[0] ^ kinds[1]
+    grouped = any(word.startswith("group=") for word in rest)
+    return grouped, one.op_type != other.op_type, types[0] != types[1], len(rest)
 
 
 def _rates(costs: Array, microseconds: Array) -> Array:

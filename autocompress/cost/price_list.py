@@ -126,7 +126,8 @@ class PriceList:
             target: name that the measurement carries.
 
         Raises:
-            PlanError: the list does not cover the model, or has no price for a kernel.
+            PlanError: the list does not cover the model, or has no price for a kernel's operator. A kernel of a family
+                that was never measured takes the price of the nearest, and the interval is wider for it.
         """
         if not self.covers(model):
             raise PlanError(f"The price list knows fewer than {FEWEST_PLANS} plans of this model: measure it first.")
@@ -152,6 +153,7 @@ class PriceList:
                 "plans_measured": sum(run.model == model for run in self.runs),
                 "kernels": len(kernels),
                 "kernels_measured": seen,
+                "families_borrowed": sorted({k.family for k in kernels if self.prices.borrows(k)}),
                 "threads": self.device.get("threads"),
                 "batch": 1,
             },

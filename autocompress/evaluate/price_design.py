@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count, cycle
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.space import SearchSpace
 from autocompress.core.target import Precision
 
-#: Shares of layers in integers, in turn; None is any. Whole networks in one precision are what searches start from.
+#: Which of three layers in a row are in integers, repeated over the network: with the uniform plans, every combination
+#: comes at every place, so that what stands between layers (a pool, a sum, a conversion) is met in each of its types.
+_ROWS = ((0, 1, 1), (1, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 0), (0, 0, 1))
+#: Chances of a layer to be in integers, in turn; None is any. Uniform networks are what searches start from.
 _INTEGER_SHARES = (None, 0.0, None, 1.0, None)
 #: Share of plans whose widths are not those that the space offers.
 _ODD_SHARE = 0.1
@@ -19,7 +23,7 @@ _INT8 = Precision.INT8.layer_plan
 
 
 def design_plans(space: SearchSpace, rng: np.random.Generator) -> Iterator[CompressionPlan]:
-    """Plans without end, the uncompressed model and that in integers first.
+    """Plans without end: the uncompressed model, that in integers, every row of three layers, then any mix.
 
     Widths of each group come in shuffled rounds, each once a round (a Latin hypercube, McKay et al. 1979), so that a
     short series has no gap. Weights of 4 and 2 bits run in the kernels of 8 bits and are left out.
@@ -36,19 +40,19 @@ def design_plans(space: SearchSpace, rng: np.random.Generator) -> Iterator[Compr
     if integer:
         yield _plan(integer, {}, [])
     rounds = {group: _shuffled_rounds(options, rng) for group, options in ratios.items()}
-    number = 0
-    while True:
-        share = _INTEGER_SHARES[number % len(_INTEGER_SHARES)]
-        share = float(rng.random()) if share is None else share
+    for number in count():
         prune = {group: next(widths) for group, widths in rounds.items()}
         if rng.random() < _ODD_SHARE:
             prune = {group: float(rng.uniform(0.0, max(ratios[group]))) for group in prune}
-        yield _plan(
-            [name for name in integer if rng.random() < share],
-            prune,
-            [name for name in skips if rng.random() < _SKIP_SHARE],
-        )
-        number += 1
+        if number < len(_ROWS):
+            chosen = [name for name, taken in zip(integer, cycle(_ROWS[number])) if taken]
+        else:
+            share = _INTEGER_SHARES[number % len(_INTEGER_SHARES)]
+            share = float(rng.random()) if share is None else share
+            chosen = [name for name in integer if rng.random() < share]
+        # A skipped block joins layers that are no neighbours: not while rows are met one by one.
+        skipped = [name for name in skips if number >= len(_ROWS) and rng.random() < _SKIP_SHARE]
+        yield _plan(chosen, prune, skipped)
 
 
 def _plan(integer: Sequence[str], prune: dict[str, float], skip: Sequence[str]) -> CompressionPlan:

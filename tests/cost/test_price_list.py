@@ -73,6 +73,17 @@ def test_a_kernel_without_a_price_is_named() -> None:
         PriceList(device=DEVICE, runs=runs(20)).estimate([strange], "net")
 
 
+def test_a_kernel_of_another_type_takes_the_nearest_price_with_a_wider_interval() -> None:
+    prices = PriceList(device=DEVICE, runs=runs(20))
+    integer = Kernel(op_type="Add", inputs=(("uint8", (1, 4000)),) * 2, outputs=(("uint8", (1, 4000)),))
+    known, borrowed = (prices.estimate([add(1000), other], "net") for other in (add(4000), integer))
+    assert known.interval is not None
+    assert borrowed.interval is not None
+    assert borrowed.value == pytest.approx(known.value, rel=0.02)
+    assert borrowed.interval.high > 1.3 * known.interval.high
+    assert borrowed.details["families_borrowed"] == [integer.family]
+
+
 def test_a_list_reads_back_as_it_was_written() -> None:
     prices = PriceList(device=DEVICE, runs=runs(15), base_ms={"net": 0.5})
     again = PriceList.from_dict(json.loads(json.dumps(prices.to_dict())))

@@ -59,6 +59,14 @@ def test_a_design_starts_from_the_uniform_plans(space: SearchSpace) -> None:
     assert set(second.layers.values()) == {INT8}
 
 
+def test_every_combination_of_three_layers_in_a_row_is_measured() -> None:
+    names = [f"layer{number}" for number in range(9)]
+    choices = [Choice(name=n, kind="precision", subject=n, options=("fp32", "int8")) for n in names]
+    plans = list(islice(design_plans(SearchSpace(choices=tuple(choices)), np.random.default_rng(0)), 8))
+    for start in range(len(names) - 2):
+        assert len({tuple(name in plan.layers for name in names[start : start + 3]) for plan in plans}) == 8
+
+
 def test_every_width_comes_equally_often(space: SearchSpace) -> None:
     plans = list(islice(design_plans(space, np.random.default_rng(1)), 2, 62))
     group = next(choice.subject for choice in space.choices if choice.kind == "ratio")
