@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autocompress.core.errors import UserError
-from autocompress.core.request import SearchRequest
-from autocompress.core.trial import TrialState
+from autocompress.core.errors import TargetError, UserError
+from autocompress.core.measurement import Provenance
+from autocompress.core.request import SearchRequest, SilentObserver
+from autocompress.core.trial import Trial, TrialState
+from autocompress.hardware.host import host_fingerprint
 from autocompress.measure.cache import CACHE_VARIABLE
 from autocompress.pipeline import run_search
 
@@ -61,6 +67,83 @@ def test_a_search_compiles_tunes_and_compares_in_tvm(request_of: dict[str, str],
         assert latency.details["schedules"]["untuned"] == 0
         (quality,) = (m for name, m in trial.measurements.items() if name in ("accuracy", "fidelity"))
         assert quality.details["device"]["difference"] <= quality.details["device"]["tolerance"]
+
+
+class Watcher(SilentObserver):
+    """Remembers messages; does something after the first trial."""
+
+    def __init__(self, after_first: Callable[[Trial], None]) -> None:
+        self.messages: list[str] = []
+        self._after_first: Callable[[Trial], None] | None = after_first
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def on_trial(self, trial: Trial, *figures: Any) -> None:
+        act, self._after_first = self._after_first, None
+        if act is not None:
+            act(trial)
+
+
+def _server_of(trial: Trial) -> int:
+    return int(trial.measurements["latency_ms"].details["server"].rpartition(":")[2])
+
+
+@needs_tvm
+@pytest.mark.slow
+def test_a_search_through_a_tracker_survives_one_of_its_two_servers(
+    request_of: dict[str, str], tmp_path: Path, tvm_servers: Any
+) -> None:
+    tvm_servers.start_tracker()
+    ports = tvm_servers.start(2, key="pi")
+    watcher = Watcher(lambda trial: tvm_servers.kill(_server_of(trial)))
+    request = SearchRequest(
+        **request_of, runtime="tvm", device=tvm_servers.url(key="pi"), tune_trials=2, trials=3, out=tmp_path / "run"
+    )
+    outcome = run_search(request, watcher)
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2]
+    assert all(trial.state is not TrialState.FAIL for trial in outcome.trials)
+    killed, (left,) = set(ports) - set(tvm_servers.agents), list(tvm_servers.agents)
+    assert f"The TVM server at 127.0.0.1:{killed.pop()} is gone. Going on with 127.0.0.1:{left}." in watcher.messages
+    assert not any(message.startswith("Paused") for message in watcher.messages)
+    for trial in outcome.front.trials:
+        latency = trial.measurements["latency_ms"]
+        assert (latency.provenance, latency.fingerprint) == (Provenance.MEASURED, host_fingerprint())
+        assert latency.details["schedules"]["untuned"] == 0
+        assert latency.details["fresh_process"] and _server_of(trial) == left
+        (quality,) = (m for name, m in trial.measurements.items() if name in ("accuracy", "fidelity"))
+        assert quality.details["device"]["difference"] <= quality.details["device"]["tolerance"]
+
+
+@needs_tvm
+@pytest.mark.slow
+def test_a_search_pauses_while_its_one_server_is_away(
+    request_of: dict[str, str], tmp_path: Path, tvm_servers: Any
+) -> None:
+    (port,) = tvm_servers.start()
+    helper = threading.Thread(target=lambda: (time.sleep(2.0), tvm_servers.start(port=port)))
+
+    def restart(trial: Trial) -> None:
+        tvm_servers.kill(port)
+        helper.start()
+
+    watcher = Watcher(restart)
+    request = SearchRequest(
+        **request_of, runtime="tvm", device=tvm_servers.url(port), tune_trials=0, trials=2, out=tmp_path / "run"
+    )
+    outcome = run_search(request, watcher)
+    helper.join()
+    assert all(trial.state is not TrialState.FAIL for trial in outcome.trials)
+    (paused,) = (message for message in watcher.messages if message.startswith("Paused"))
+    assert f"127.0.0.1:{port}" in paused
+    assert any(message.startswith(f"tvm-rpc://127.0.0.1:{port} is back after") for message in watcher.messages)
+
+
+def test_a_tvm_server_is_measured_with_tvm(request_of: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="serves TVM and no onnxruntime: add --runtime tvm"):
+        run_search(
+            SearchRequest(**request_of, runtime="onnxruntime", device="tvm-rpc://127.0.0.1:1", out=tmp_path / "run")
+        )
 
 
 def test_tuning_goes_with_a_runtime_that_compiles(request_of: dict[str, str], tmp_path: Path) -> None:

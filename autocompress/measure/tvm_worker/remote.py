@@ -93,6 +93,7 @@ class Remote:
 
     def __init__(self, address: TvmAddress, wanted: Wanted) -> None:
         self.servers = [lease(address, wanted)]
+        self._lost = ""
         self._address = address
         self._wanted = wanted
         self._models: dict[tuple[str, Path], RemoteModel] = {}
@@ -107,7 +108,7 @@ class Remote:
             DeviceLostError: it is lost.
         """
         if not self.servers:
-            raise DeviceLostError(f"Every server of {self._address} is lost.")
+            raise DeviceLostError(self._lost)
         return self.servers[0]
 
     def model(self, library: Path) -> RemoteModel:
@@ -142,6 +143,7 @@ class Remote:
 
     def drop(self, server: RpcServer) -> None:
         """Forget a server that is lost."""
+        self._lost = server.lost
         if server in self.servers:
             self.servers.remove(server)
 
