@@ -323,3 +323,26 @@ def test_sizes_read_from_a_batch_follow_it(export: Callable[..., ModelGraph], ru
     for batch in (1, 4):
         inputs = noise(graph, batch=batch)
         np.testing.assert_allclose(run_torch(module_of(graph), inputs)[0], run_onnx(graph, inputs)[0], atol=1e-5)
+
+
+def test_a_walk_runs_batches_side_by_side_and_keeps_to_what_a_watcher_changes(
+    network_named: Callable[[str], ModelGraph], noise: Callable[..., Any]
+) -> None:
+    graph = network_named("vgg")
+    module = GraphModule(graph).eval()
+    batches = [tuple(map(torch.from_numpy, noise(graph, seed))) for seed in (0, 1)]
+    last = list(graph.model.graph)[-1]
+    changed, found = str(last.inputs[1].name), []
+
+    def before(node: Any, read: list[list[Any]]) -> None:
+        if node.name == last.name:
+            module.initializer(changed).mul_(2.0)
+
+    def after(node: Any, written: list[Any]) -> None:
+        if node.name == last.name:
+            found.extend(written)
+
+    with torch.no_grad():
+        module.walk(batches, before=before, after=after)
+        for value, batch in zip(found, batches, strict=True):
+            assert torch.equal(value, module(*batch))
