@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from autocompress.compress.fold import fold_batch_norm
-from autocompress.core.errors import CandidateError
+from autocompress.core.errors import CandidateError, Interrupted
 from autocompress.core.protocols import Dataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
@@ -57,6 +57,7 @@ class Reconstruction:
         samples: at most this many, spread evenly over the data; fewer where values inside the network are large.
         threads: of torch; default all cores this process may use.
         seed: of the positions that are looked at.
+        should_stop: asked before each node.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Reconstruction:
         samples: int = 256,
         threads: int | None = None,
         seed: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._teacher = teacher
         self._dataset = dataset
         self._samples = samples
         self._threads = threads or usable_cores()
         self._seed = seed
+        self._should_stop = should_stop
 
     @torch.no_grad()
     def refit(self, pruned: ModelGraph, kept: Kept, *, without: Collection[str] = ()) -> ModelGraph:
@@ -89,12 +92,22 @@ class Reconstruction:
         Raises:
             CandidateError: values inside the network are not finite.
             DataError: there is no data.
+            Interrupted: ``should_stop`` said so.
             ModelError: the graph cannot run.
         """
         with self._all_threads():
             walk = _Refit(pruned, self._lesson, kept, without)
-            walk.module.walk(self._batches, before=walk.before, after=walk.after)
+
+            def before(node: OperatorNode, read: list[list[Any]]) -> None:
+                self._ask(node, read)
+                walk.before(node, read)
+
+            walk.module.walk(self._batches, before=before, after=walk.after)
         return pruned.with_weights(walk.module)
+
+    def _ask(self, node: OperatorNode, read: list[list[Any]]) -> None:
+        if self._should_stop():
+            raise Interrupted(f"healing stopped before node {node.name}")
 
     @contextmanager
     def _all_threads(self) -> Iterator[None]:
@@ -122,7 +135,7 @@ class Reconstruction:
     @cached_property
     def _lesson(self) -> _Lesson:
         lesson = _Lesson(self._teacher, seed=self._seed)
-        lesson.module.walk(self._batches, after=lesson.after)
+        lesson.module.walk(self._batches, before=self._ask, after=lesson.after)
         return lesson
 
 

@@ -56,7 +56,7 @@ class StagedHealing:
         kept: Callable[[CompressionPlan], Kept] | None = None,
     ) -> None:
         self._distiller = Distiller(teacher, dataset, seed=seed, threads=threads)
-        self._reconstruction = Reconstruction(teacher, dataset, seed=seed, threads=threads)
+        self._reconstruction = Reconstruction(teacher, dataset, seed=seed, threads=threads, should_stop=should_stop)
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
