@@ -69,6 +69,11 @@ def predict(
         latency = prices.estimate(graph, plan)
         base = prices.estimate(graph, CompressionPlan())
         notes.append("latency is from the price list; layers below show where the profile expects it to go")
+        if borrowed := latency.details["families_borrowed"]:
+            notes.append(
+                f"nothing like {borrowed[0]!r} was measured: it takes the nearest price, which may be far off; "
+                "--measure 60s measures more plans"
+            )
     return {
         "target": target,
         "runtime": place.spec.name,

@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 
 from autocompress.cli.app import run
+from autocompress.core.plan import CompressionPlan
+from autocompress.cost.price_list import FEWEST_PLANS, PricedRun, model_key
+from autocompress.evaluate.pricing import compressor_for, drafted, keep_prices
 from autocompress.hardware.host import host_facts
 from autocompress.hardware.profiles import read_profile
+from autocompress.loading import load_graph, load_place
+from autocompress.measure.cache import CACHE_VARIABLE
+from autocompress.measure.runtimes.kernel_profile import profile_kernels
+from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
 NETS = """
 import torch
@@ -228,6 +235,23 @@ def test_prices_are_measured_only_on_this_machine(place: Path, capsys: pytest.Ca
     arguments = ["predict", "nets.py:net", "--plan", "prune.json", "--target", "jetson-nano"]
     assert run([*arguments, "--measure", "5s"]) == 2
     assert "give --target local" in capsys.readouterr().err
+
+
+def test_predict_names_a_kernel_whose_price_is_borrowed(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(place / "cache"))
+    graph, spec = load_graph("nets.py:net"), load_place("local").spec
+    runtime = OnnxRuntime(threads=spec.threads)
+    kernels = profile_kernels(runtime, drafted(compressor_for(graph, spec), CompressionPlan()), runs=1)[1].kernels
+    # The list knows this network's last layer in another type only.
+    keys = tuple(k.key.replace("float", "double") if k.op_type == "Gemm" else k.key for k in kernels)
+    times = (9.0,) * len(keys)
+    priced = PricedRun(model=model_key(graph), kernels=keys, microseconds=times, ms=6e-3 * len(keys), spread=0.01)
+    keep_prices(runtime, [priced] * FEWEST_PLANS, {priced.model: priced.ms})
+    (place / "none.json").write_text("{}")
+    found = _json(capsys, "predict", "nets.py:net", "--plan", "none.json", "--target", "local")
+    assert any("nothing like 'Gemm float" in note for note in found["notes"])
 
 
 def test_predict_is_an_estimate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
