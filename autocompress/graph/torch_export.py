@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.core.errors import ModelError
 from autocompress.graph.archives import detached
+from autocompress.graph.channel_rules import CONTROL_FLOW
 from autocompress.graph.normalizing import BATCH, normalize
 from autocompress.graph.quiet import first_line, quiet
 from autocompress.graph.running import open_session
@@ -70,7 +71,8 @@ def export_module(module: nn.Module, examples: tuple[Any, ...], title: str) -> i
 
 
 def _first_that_agrees(module: nn.Module, ways: Iterator[_Export], title: str) -> ir.Model:
-    problems = []
+    problems: list[str] = []
+    branching: ir.Model | None = None
     for way in ways:
         for export in (_export_torchscript, _export_dynamo):
             try:
@@ -79,8 +81,13 @@ def _first_that_agrees(module: nn.Module, ways: Iterator[_Export], title: str) -
                 _compare(module, model, way)
             except (Exception, SystemExit) as error:  # exporters raise anything; the next way is tried
                 problems.append(first_line(error))
-            else:
+                continue
+            if not any(node.op_type in CONTROL_FLOW for node in model.graph):
                 return model
+            # Nothing can be pruned around it nor trained: another exporter, or a fixed batch, may do without.
+            branching = branching or model
+    if branching is not None:
+        return branching
     raise ModelError(f"{title} cannot be exported to ONNX: {problems[0]}")
 
 
