@@ -263,4 +263,7 @@ def test_inductor_gives_and_trains_the_same(
     found = compiled(torch.from_numpy(images))
     found.square().mean().backward()
     assert all(p.grad is not None for p in module.parameters())
-    assert_within_a_step(graph, [found.detach().numpy()], in_torch(module, [images]))
+    outputs, wanted = [found.detach().numpy()], in_torch(module, [images])
+    # It adds in another order, so that values halfway between two integers round the other way now and then.
+    assert_within_a_step(graph, outputs, wanted, most=0.99 if bits == 32 else 0.95)
+    assert_one_answer(outputs, wanted)
