@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.analysis import analyze
-from autocompress.core.errors import PlanError, UserError
+from autocompress.core.errors import PlanError, UnknownNameError, UserError
 from autocompress.measuring import measure, measure_itself
 from autocompress.predicting import predict
 
@@ -83,7 +83,6 @@ def export(
         UserError: nothing fits ``pick``, the artifact is not the one that was measured, ``out`` is not empty, or it
             cannot be compiled.
     """
-    from autocompress.core.errors import UnknownNameError, UserError
     from autocompress.export.bundle import export_bundle
     from autocompress.export.tvm_bundle import export_tvm
     from autocompress.outcome import read_run

@@ -26,8 +26,10 @@ class LatencyScorer(Protocol):
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """A quick figure, taken before anything dear is done."""
 
-    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
-        """A careful figure of the graph that would ship."""
+    def confirm(
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+    ) -> Measurement:
+        """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one."""
 
 
 class HealingStage(Protocol):
@@ -195,10 +197,10 @@ class CandidateEvaluator:
         with self._timed(progress, "accuracy"):
             quality = self._quality.score(artifact)
         progress.measurements[quality.metric] = quality
-        # The quick figure will do for what cannot be on the front.
-        if progress.candidate.source == "baseline" or self._beating(progress, quality.value) is None:
-            with self._timed(progress, "latency"):
-                progress.measurements["latency_ms"] = self._latency.confirm(graph, plan, screened)
+        # What cannot be on the front is timed as well, on its own bytes, but shortly.
+        decides = progress.candidate.source == "baseline" or self._beating(progress, quality.value) is None
+        with self._timed(progress, "latency"):
+            progress.measurements["latency_ms"] = self._latency.confirm(graph, plan, screened, decides=decides)
         progress.measurements["size_bytes"] = _size(graph)
         self._score_further(progress, graph, early=False)
         return graph

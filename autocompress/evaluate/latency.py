@@ -54,9 +54,11 @@ class MeasuredLatency:
             self._screened[form] = self._time(graph, self._screen)
         return self._screened[form]
 
-    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
-        """A careful figure of the graph that would ship."""
-        return self._time(graph, self._confirm)
+    def confirm(
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+    ) -> Measurement:
+        """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one."""
+        return self._time(graph, self._confirm if decides else self._screen)
 
     def _time(self, graph: ModelGraph, policy: TimingPolicy) -> Measurement:
         timing = self._runtime.time(self._runtime.build(graph), self._baseline, policy)
@@ -80,6 +82,8 @@ class EstimatedLatency:
         """The estimate for ``plan``."""
         return self._model.estimate(*outline(self._compressor, plan))
 
-    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
+    def confirm(
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+    ) -> Measurement:
         """The same estimate: healing does not change it."""
         return screened

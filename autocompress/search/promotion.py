@@ -145,7 +145,11 @@ class Promotion:
         known, hoped = scaled[: len(front)], scaled[len(front) :].copy()
         hoped[:, 0] *= 1.0 - np.array([_hope(trial) for trial in trials])
         now = hypervolume(known, edge)
-        gains = np.array([_volume(np.vstack([known, point]), edge) - now for point in hoped])
+        # Most cannot join whatever happens: their volume, which is dear with many objectives, is not asked for.
+        beaten = (known[None] <= hoped[:, None]).all(-1).any(1)
+        gains = np.zeros(len(hoped))
+        for index in np.flatnonzero(~beaten):
+            gains[index] = _volume(np.vstack([known, hoped[index]]), edge) - now
         return np.asarray(gains / [self._next_steps(trial) for trial in trials])
 
     def _next_steps(self, trial: Trial) -> int:

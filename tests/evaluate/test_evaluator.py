@@ -46,13 +46,17 @@ class ByMacs:
         self.factor = 1.0
         self.screened: list[ModelGraph] = []
         self.confirmed: list[ModelGraph] = []
+        self.decided: list[bool] = []
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         self.screened.append(graph)
         return self._measurement(graph)
 
-    def confirm(self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement) -> Measurement:
+    def confirm(
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+    ) -> Measurement:
         self.confirmed.append(graph)
+        self.decided.append(decides)
         return self._measurement(graph)
 
     def _measurement(self, graph: ModelGraph) -> Measurement:
@@ -210,6 +214,7 @@ def test_what_is_scored_is_the_artifact(make: Make, compressor: Compressor, net:
     assert kept[1].digest == compressor.finish(net, INT8).digest
     assert trial.value("size_bytes") == len(kept[1].to_bytes()) < net.size_bytes()
     assert bench.latency.confirmed == [kept[1]]
+    assert bench.latency.decided == [True]
 
 
 def test_what_is_kept_is_the_healed_graph(make: Make) -> None:

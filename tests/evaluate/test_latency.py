@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.core.measurement import Interval, Measurement, PairedTiming, Provenance, TimingPolicy
-from autocompress.core.plan import CompressionPlan
+from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.evaluate.latency import CONFIRM, SCREEN, EstimatedLatency, MeasuredLatency
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.graph.normalizing import normalize
@@ -144,3 +144,19 @@ def test_healing_does_not_change_an_estimate() -> None:
     screened = latency.screen("draft", PLAN)  # type: ignore[arg-type]
     assert latency.confirm("final", PLAN, screened) is screened  # type: ignore[arg-type]
     assert len(model.asked) == 1
+
+
+def test_one_quick_look_serves_every_length_of_healing_but_each_artifact_is_timed_itself() -> None:
+    runtime = TableRuntime({"draft": 0.5, "short": 0.6, "long": 0.7})
+    scorer = MeasuredLatency(runtime=runtime, baseline="baseline", reference_ms=10.0, target="t")  # type: ignore[arg-type]
+    longer = PLAN.replace(distillation=DistillationPlan(steps=40))
+    first = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
+    assert scorer.screen("draft", longer) is first  # type: ignore[arg-type]
+    careful = scorer.confirm("long", longer, first)  # type: ignore[arg-type]
+    quick = scorer.confirm("short", PLAN, first, decides=False)  # type: ignore[arg-type]
+    assert [(asked[0], asked[2]) for asked in runtime.asked] == [
+        ("draft", SCREEN),
+        ("long", CONFIRM),
+        ("short", SCREEN),
+    ]
+    assert (careful.value, quick.value) == (pytest.approx(7.0), pytest.approx(6.0))
