@@ -115,6 +115,10 @@ def run(path: Path, inputs: tuple[NDArray[Any], ...]) -> list[NDArray[Any]]:
     ]
 
 
+def _error(outputs: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> float:
+    return sum(float(np.mean((o - w) ** 2) / np.mean(w**2)) for o, w in zip(outputs, wanted, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_goes_through_analyze_and_every_plan(name: str, tmp_path: Path) -> None:
@@ -131,6 +135,10 @@ def test_a_network_goes_through_analyze_and_every_plan(name: str, tmp_path: Path
         outputs = run(out, inputs)
         assert [o.shape for o in outputs] == [w.shape for w in wanted], label
         assert all(np.isfinite(o).all() for o in outputs), label
+        if label == "half":
+            bare = tmp_path / "bare.onnx"
+            api.compress(str(tmp_path / "net.onnx"), plan, out=bare)
+            assert _error(outputs, wanted) < _error(run(bare, inputs), wanted), "healing makes it no worse"
         if "half" in label:
             before = {layer["name"]: layer["weight_shape"] for layer in found["layers"]}
             assert any(tuple(item["weight_shape"]) != tuple(before[n]) for n, item in made["layers"].items()), label
