@@ -16,7 +16,7 @@ from autocompress.core.space import Choice, Refusal, SearchSpace
 from autocompress.core.trial import Trial
 from autocompress.report.html import write_report
 from autocompress.report.tables import write_trials
-from autocompress.search.promotion import USUAL_DROP
+from autocompress.search.aim import USUAL_DROP
 from autocompress.store.front_keeper import final_trial, has_pending
 from autocompress.store.optuna_store import read_trials
 from autocompress.store.run_dir import RunFolder

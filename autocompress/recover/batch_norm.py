@@ -26,13 +26,14 @@ def reestimate_batch_norm(
         batch_size: samples in one forward pass; each pass normalizes by its own statistics.
 
     Returns:
-        A graph with new statistics; the same graph where it has no BatchNormalization.
+        A graph with new statistics; the same graph where it has no BatchNormalization. Where a pass has one value a
+        channel (one sample, without positions), which has no spread, they stay.
 
     Raises:
         CandidateError: the statistics are not finite.
         DataError: there is no data.
     """
-    module = GraphModule(graph)
+    module = GraphModule(graph, channels_last=True)
     if next(module.batch_norms(), None) is None:
         return graph
     update_statistics(module, clean_batches(graph, dataset, samples, batch_size))

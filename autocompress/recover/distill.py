@@ -73,7 +73,8 @@ class Distiller:
 
     Trains all weights, BatchNormalization in training mode, on a cosine schedule with a short warm-up and clipped
     gradients; then re-estimates BatchNormalization on the data as it is. Two calls of half the steps give the same
-    weights as one call of all, and the same seed gives the same weights.
+    weights as one call of all, and the same seed gives the same weights. Images are kept channels last: oneDNN reorders
+    every operand of a convolution otherwise.
 
     Args:
         teacher: the uncompressed graph; it runs once over each training sample, when first needed.
@@ -145,7 +146,8 @@ class Distiller:
             Interrupted: ``should_stop`` said so; the steps of this call are lost.
         """
         features = self._features(pruned, kept or {}) if plan.feature_weight else []
-        module = GraphModule(with_outputs(pruned, [feature.student for feature in features]), masks=masks)
+        student = with_outputs(pruned, [feature.student for feature in features])
+        module = GraphModule(student, masks=masks, channels_last=True)
         optimizer = self._make_optimizer(module, plan)
         if state is not None:
             # The optimizer would go on in the very tensors that it is given: the state must serve again.
@@ -223,7 +225,7 @@ class Distiller:
 
     @cached_property
     def _teacher_module(self) -> GraphModule:
-        return GraphModule(self._teacher).eval()
+        return GraphModule(self._teacher, channels_last=True).eval()
 
     def _features(self, student: ModelGraph, kept: Kept) -> list[Feature]:
         points = [point for point in feature_points(self._teacher) if point in self._place]
@@ -263,7 +265,7 @@ class Distiller:
         # Folded, the teacher computes the same values with fewer operators.
         teacher = fold_batch_norm(self._teacher)
         points = [point for point in feature_points(self._teacher) if point in teacher.values]
-        return GraphModule(with_outputs(teacher, points)).eval()
+        return GraphModule(with_outputs(teacher, points), channels_last=True).eval()
 
     @cached_property
     def _place(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
 from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix, miss, non_dominated_mask
-from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.trial import Candidate, Trial, TrialState
+from autocompress.search.aim import Aim, healing_steps
 from autocompress.search.tuner import Proposer
 
 STEPS = "distillation:steps"
 #: How far past the space's largest number of steps the point that users want most may go.
 BEYOND = 2
-#: Loss of quality, as a share, that is allowed where the user set no limit.
-USUAL_DROP = 0.01
-#: Share of the gap to the uncompressed or the best quality that training at all, and training longer, may well close.
-HOPED, HOPED_LONGER = 0.75, 0.5
+#: The gap to the best quality, in allowed losses, at which half of a point's worth is gone.
+_HALF_WORTH = 5.0
+#: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
+_WANTED = 4.0
+#: Share of the time of all trials that longer healing may take.
+SHARE = 0.4
 SOURCE = "promotion"
 
 
@@ -40,6 +42,7 @@ class Promotion:
         objectives: what the front is of.
         constraints: likewise.
         every: promotions come at most once in so many proposals, so that the search still explores.
+        seconds_left: for trials; None without a limit. What would take longer is not begun.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Promotion:
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
         every: int = 2,
+        seconds_left: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._inner = inner
         self._space = space
@@ -58,17 +62,28 @@ class Promotion:
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
         self._every = every
+        self._seconds_left = seconds_left
         self._steps = next((choice for choice in space.choices if choice.name == STEPS), None)
 
     def ask(self) -> Candidate | None:
-        """A promoted front trial in its turn, else what the inner proposer says; None when neither has anything."""
+        """A promoted trial in its turn, else what the inner proposer says; None when neither has anything."""
         trials = self._store.trials()
         promoted = self._promoted(trials)
         recent = trials[-(self._every - 1) :] if self._every > 1 else []
-        if promoted is not None and not any(trial.candidate.source == SOURCE for trial in recent):
+        if (
+            promoted is not None
+            and not any(trial.candidate.source == SOURCE for trial in recent)
+            and self._within_share(promoted, trials)
+        ):
             return promoted
         found = self._inner.ask()
         return promoted if found is None else self._first_short(found, trials)
+
+    def _within_share(self, candidate: Candidate, trials: Sequence[Trial]) -> bool:
+        """Whether training takes no more than its share of the time, this candidate's included."""
+        expected = _seconds_a_step(trials) * healing_steps(candidate.plan)
+        spent = sum(_seconds(trial) for trial in trials if trial.candidate.source == SOURCE)
+        return spent + expected <= SHARE * (sum(map(_seconds, trials)) + expected)
 
     def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
         """The candidate with the fewest steps: whether it deserves more is not known yet."""
@@ -85,78 +100,89 @@ class Promotion:
         return replace(candidate, plan=short, assignment=assignment)
 
     def _promoted(self, trials: Sequence[Trial]) -> Candidate | None:
+        """The trial whose longer healing promises most a step, trained longer; None where none promises anything."""
         if self._steps is None:
             return None
-        tried = {trial.plan.digest for trial in trials}
-        front, _ = constrained_front(trials, self._objectives, self._constraints)
-        complete = [t for t in trials if t.state is TrialState.COMPLETE and t.plan.distillation is not None]
+        complete = [t for t in trials if t.state is TrialState.COMPLETE]
+        healed = [t for t in complete if t.plan.distillation is not None]
         # Training helps no other bound than that on quality.
         bounds = [bound for bound in self._constraints if bound.metric not in QUALITY_METRICS]
-        least = min((miss(trial, bounds) for trial in complete), default=0.0)
-        complete = [trial for trial in complete if miss(trial, bounds) <= least]
-        gains = self._gains(complete, front.trials, best=self._best_quality(trials))
-        hopeful = [complete[index] for index in np.argsort(-gains, kind="stable") if gains[index] > 0]
-        # Those that were not trained yet first: a few steps win most, and cost least.
-        wanted = sorted(self._wanted(trials, hopeful), key=lambda trial: _steps(trial) > 0)
+        least = min((miss(trial, bounds) for trial in healed), default=0.0)
+        healed = [trial for trial in healed if miss(trial, bounds) <= least]
+        if not healed:
+            return None
+        aim = Aim.of(complete, self._objectives[0], self._constraints)
+        hoped = np.array([aim.hoped(trial) for trial in healed])
+        wanted = self._wanted(healed, hoped, complete, aim)
+        front, _ = constrained_front(trials, self._objectives, self._constraints)
+        steps = np.array([self._next_steps(trial) for trial in healed])
+        better = wanted & (np.array([aim.gap(trial) for trial in healed]) > aim.allowed)
+        worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
+        order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         longest = int(self._steps.options[-1])
-        top = next((trial for trial in wanted if _steps(trial) >= longest), None)
-        for trial in [*wanted, *hopeful]:
+        # One point only goes past the space: the cheapest that is wanted and has had all that the space allows.
+        top = min(
+            (t for t, is_wanted in zip(healed, wanted, strict=True) if is_wanted and healing_steps(t.plan) >= longest),
+            key=self._cost,
+            default=None,
+        )
+        tried = {trial.plan.digest for trial in trials}
+        left, pace = self._seconds_left(), _seconds_a_step(trials)
+        for trial in order:
             candidate = self._longer(trial, self._steps, beyond=trial is top)
-            if candidate is not None and candidate.plan.digest not in tried:
+            if candidate is None or candidate.plan.digest in tried:
+                continue
+            if left is None or pace * healing_steps(candidate.plan) <= left:
                 return candidate
         return None
 
-    def _wanted(self, trials: Sequence[Trial], hopeful: Sequence[Trial]) -> list[Trial]:
-        """Trials that users ask for most: within reach of the quality that is allowed, the cheapest first."""
-        quality, *costs = self._objectives
-        baseline = next((t for t in trials if t.plan == CompressionPlan() and quality.metric in t.measurements), None)
-        if baseline is None or not costs:
-            return []
-        bounds = [c.bound for c in self._constraints if c.metric == quality.metric]
-        best = baseline.value(quality.metric)
-        limit = bounds[0] if bounds else best - USUAL_DROP
+    def _cost(self, trial: Trial) -> float:
+        """Loss of the first objective besides quality."""
+        cost = self._objectives[1]
+        return cost.loss(trial.value(cost.metric))
 
-        def hoped(trial: Trial) -> float:
-            value = trial.value(quality.metric)
-            return value + _hope(trial) * max(0.0, best - value)
-
-        near = [t for t in hopeful if hoped(t) >= limit]
-        return sorted(near, key=lambda t: costs[0].loss(t.value(costs[0].metric)))
-
-    def _best_quality(self, trials: Sequence[Trial]) -> float:
-        """The least loss of quality of any complete trial, whatever bound it breaks."""
-        quality = self._objectives[0]
-        return min(
-            (quality.loss(t.value(quality.metric)) for t in trials if t.state is TrialState.COMPLETE), default=0.0
+    def _wanted(
+        self, trials: Sequence[Trial], hoped: NDArray[np.float64], complete: Sequence[Trial], aim: Aim
+    ) -> NDArray[np.bool_]:
+        """``(n_trials,)`` what users ask for most: it is or may become the cheapest within the loss allowed."""
+        if len(self._objectives) < 2:
+            return np.zeros(len(trials), bool)
+        cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= aim.allowed), default=float("inf"))
+        return np.array(
+            [gap <= aim.allowed and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)], bool
         )
 
-    def _gains(self, trials: Sequence[Trial], front: Sequence[Trial], *, best: float) -> NDArray[np.float64]:
-        """``(n_trials,)`` hypervolume for each step of training that each adds to the front if all goes well.
+    def _gains(
+        self, trials: Sequence[Trial], hoped: NDArray[np.float64], front: Sequence[Trial], aim: Aim
+    ) -> NDArray[np.float64]:
+        """``(n_trials,)`` hypervolume that each adds to the front if its gap becomes as ``hoped``.
 
-        It then wins back a share of its gap to the ``best`` quality.
+        Gaps count by ``g / (g + g_half)``: among points that lose far too much one that loses less is worth little.
         """
         losses = loss_matrix([*front, *trials], self._objectives)
-        if len(trials) == 0:
-            return np.zeros(0)
+        gaps = np.array([*(aim.gap(trial) for trial in (*front, *trials)), *hoped])
+        worth = gaps / (gaps + _HALF_WORTH * aim.allowed)
+        losses[:, 0] = worth[: len(losses)]
         low = losses.min(0)
-        low[0] = min(low[0], best)
-        scaled = (losses - low) / np.maximum(losses.max(0) - low, 1e-12)
+        low[0] = 0.0
+        span = np.maximum(losses.max(0) - low, 1e-12)
+        scaled = (losses - low) / span
         edge = np.full(scaled.shape[1], 1.1)
-        known, hoped = scaled[: len(front)], scaled[len(front) :].copy()
-        hoped[:, 0] *= 1.0 - np.array([_hope(trial) for trial in trials])
+        known, then = scaled[: len(front)], scaled[len(front) :].copy()
+        then[:, 0] = worth[len(losses) :] / span[0]
         now = hypervolume(known, edge)
         # Most cannot join whatever happens: their volume, which is dear with many objectives, is not asked for.
-        beaten = (known[None] <= hoped[:, None]).all(-1).any(1)
-        gains = np.zeros(len(hoped))
+        beaten = (known[None] <= then[:, None]).all(-1).any(1)
+        gains = np.zeros(len(then))
         for index in np.flatnonzero(~beaten):
-            gains[index] = _volume(np.vstack([known, hoped[index]]), edge) - now
-        return np.asarray(gains / [self._next_steps(trial) for trial in trials])
+            gains[index] = _volume(np.vstack([known, then[index]]), edge) - now
+        return gains
 
     def _next_steps(self, trial: Trial) -> int:
         """The number of steps that comes next; the space's largest where there is none."""
         assert self._steps is not None
         options = [int(option) for option in self._steps.options]
-        return max(1, next((steps for steps in options if steps > _steps(trial)), options[-1]))
+        return max(1, next((steps for steps in options if steps > healing_steps(trial.plan)), options[-1]))
 
     def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
         """The same candidate with the next number of steps; None where there is none.
@@ -183,12 +209,15 @@ class Promotion:
         )
 
 
-def _steps(trial: Trial) -> int:
-    return trial.plan.distillation.steps if trial.plan.distillation is not None else 0
+def _seconds(trial: Trial) -> float:
+    return sum(trial.stage_seconds.values())
 
 
-def _hope(trial: Trial) -> float:
-    return HOPED if _steps(trial) == 0 else HOPED_LONGER
+def _seconds_a_step(trials: Sequence[Trial]) -> float:
+    """What a step of training took in this run; 0 before the first."""
+    trained = [t for t in trials if t.state is TrialState.COMPLETE and healing_steps(t.plan)]
+    steps = sum(healing_steps(trial.plan) for trial in trained)
+    return sum(trial.stage_seconds.get("heal", 0.0) for trial in trained) / steps if steps else 0.0
 
 
 def _volume(points: NDArray[np.float64], edge: NDArray[np.float64]) -> float:

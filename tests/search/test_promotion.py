@@ -8,6 +8,7 @@ from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.trial import Candidate, Trial
+from autocompress.search.aim import HOPED, HOPED_LONGER, Aim
 from autocompress.search.promotion import SOURCE, Promotion
 
 OBJECTIVES = (Objective(metric="accuracy"), Objective(metric="latency_ms"))
@@ -144,3 +145,54 @@ def test_only_the_most_wanted_point_goes_past_the_space(trial_factory: Callable[
     assert found.plan == _plan(0.25, 480)
     done = trial_factory(3, accuracy=0.946, latency_ms=1.5, plan=_plan(0.25, 480), source=SOURCE)
     assert _promotion([*trials, done]).ask() is None
+
+
+def _taking(seconds: float, trial: Trial) -> Trial:
+    return trial.replace(stage_seconds={"heal": seconds})
+
+
+def test_training_takes_no_more_than_its_share_of_the_time(trial_factory: Callable[..., Trial]) -> None:
+    trials = [
+        _taking(20.0, trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan())),
+        _taking(20.0, trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.25, 0))),
+        _taking(20.0, trial_factory(2, accuracy=0.92, latency_ms=1.0, plan=_plan(0.25, 80), source=SOURCE)),
+        _taking(1.0, trial_factory(3, accuracy=0.90, latency_ms=0.8, plan=_plan(0.5, 0))),
+    ]
+    assert _promotion(trials, OTHER).ask() is OTHER, "20 of 61 s are spent on it, 80 steps more would make it 40 of 81"
+    explored = _taking(30.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
+    found = _promotion([*trials, explored], OTHER).ask()
+    assert found is not None
+    assert found.plan == _plan(0.5, 80)
+
+
+def test_what_takes_longer_than_is_left_is_not_begun(trial_factory: Callable[..., Trial]) -> None:
+    trials = [
+        trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
+        _taking(20.0, trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.25, 80))),
+        trial_factory(2, accuracy=0.80, latency_ms=0.9, plan=_plan(0.5, 0)),
+    ]
+
+    def asked(left: float) -> Candidate | None:
+        promotion = Promotion(
+            Inner(), space=SPACE, store=Store(trials), objectives=OBJECTIVES, seconds_left=lambda: left
+        )
+        return promotion.ask()
+
+    assert asked(19.0) is None
+    found = asked(21.0)
+    assert found is not None
+    assert found.plan == _plan(0.5, 80), "80 steps take 20 s, 240 take 60"
+
+
+def test_hopes_are_those_of_this_run(trial_factory: Callable[..., Trial]) -> None:
+    baseline = trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan())
+    before = trial_factory(1, accuracy=0.85, latency_ms=1.0, plan=_plan(0.25, 0))
+    little = trial_factory(2, accuracy=0.86, latency_ms=1.0, plan=_plan(0.25, 80))
+    much = trial_factory(2, accuracy=0.94, latency_ms=1.0, plan=_plan(0.25, 80))
+    quality = OBJECTIVES[0]
+    unseen = Aim.of([baseline, before], quality, ())
+    assert unseen.first == HOPED
+    assert unseen.longer == HOPED_LONGER
+    assert Aim.of([baseline, before, little], quality, ()).first < 0.3
+    assert Aim.of([baseline, before, much], quality, ()).first > 0.85
+    assert Aim.of([baseline, before, much], quality, ()).longer == HOPED_LONGER

@@ -1,0 +1,87 @@
+"""What longer healing is for: the quality that a run aims at, and how much of the way training goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autocompress.core.objective import Constraint, Objective
+from autocompress.core.plan import CompressionPlan
+from autocompress.core.trial import Trial
+
+#: Loss of quality, as a share, that is allowed where the user set no limit.
+USUAL_DROP = 0.01
+#: Share of the gap to the best quality that training at all, and training longer, closes until this run has seen more.
+HOPED, HOPED_LONGER = 0.75, 0.5
+#: Gaps, in allowed losses, that these two count as much as.
+_PRIOR_GAP = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """What training is for, and how far it has got in this run.
+
+    Args:
+        quality: the objective.
+        best: its least loss of any complete trial.
+        allowed: loss of quality beyond ``best`` that is allowed.
+        first: share of the gap to ``best`` that training closes where none was.
+        longer: share that training for longer closes.
+    """
+
+    quality: Objective
+    best: float
+    allowed: float
+    first: float
+    longer: float
+
+    @classmethod
+    def of(cls, complete: Sequence[Trial], quality: Objective, constraints: Sequence[Constraint]) -> Aim:
+        """From all complete trials; there is at least one."""
+        best = min(quality.loss(t.value(quality.metric)) for t in complete)
+        baseline = next((t for t in complete if t.plan == CompressionPlan()), None)
+        bounds = [c.bound for c in constraints if c.metric == quality.metric]
+        allowed = USUAL_DROP
+        if bounds:
+            top = best if baseline is None else quality.loss(baseline.value(quality.metric))
+            allowed = max(quality.loss(bounds[0]) - top, 0.1 * USUAL_DROP)
+        lessons = list(_lessons(complete, quality, best))
+        prior = _PRIOR_GAP * allowed
+
+        def share(hoped: float, found: Sequence[tuple[float, float]]) -> float:
+            closed = hoped * prior + sum(before - after for before, after in found)
+            return min(1.0, max(0.1, closed / (prior + sum(before for before, _ in found))))
+
+        return cls(
+            quality=quality,
+            best=best,
+            allowed=allowed,
+            first=share(HOPED, [(before, after) for steps, before, after in lessons if steps == 0]),
+            longer=share(HOPED_LONGER, [(before, after) for steps, before, after in lessons if steps > 0]),
+        )
+
+    def gap(self, trial: Trial) -> float:
+        """Loss of quality beyond the best."""
+        return self.quality.loss(trial.value(self.quality.metric)) - self.best
+
+    def hoped(self, trial: Trial) -> float:
+        """The gap after the next steps if they do as well as others did."""
+        return (1.0 - (self.longer if healing_steps(trial.plan) else self.first)) * self.gap(trial)
+
+
+def _lessons(complete: Sequence[Trial], quality: Objective, best: float) -> Iterator[tuple[int, float, float]]:
+    """Steps before, and the gaps before and after, of each plan that was trained for longer than it had been."""
+    known: dict[str, list[tuple[int, float]]] = {}
+    for trial in complete:
+        if trial.plan.distillation is not None:
+            gap = quality.loss(trial.value(quality.metric)) - best
+            known.setdefault(trial.plan.replace(distillation=None).digest, []).append((healing_steps(trial.plan), gap))
+    for found in known.values():
+        for (steps, before), (_, after) in itertools.pairwise(sorted(found)):
+            yield steps, before, after
+
+
+def healing_steps(plan: CompressionPlan) -> int:
+    """Training steps of a plan."""
+    return plan.distillation.steps if plan.distillation is not None else 0
