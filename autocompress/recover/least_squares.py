@@ -1,70 +1,141 @@
-"""Ridge regression of a layer's weight, group by group."""
+"""Ridge regression of what a layer's weight has to change by, group by group, from rows that come in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 #: Pulls towards the weights that were, as shares of the rows' mean square: the stronger, the less the rows are trusted.
 RIDGES = (0.003, 0.03, 0.3, 3.0)
+#: Columns of a product with itself that are computed at once: what lies below their diagonal mirrors what lies above.
+_BLOCK = 128
+
+#: ``(groups, n, inputs)`` that a layer reads, and ``(groups, n, outputs)`` that its outputs lack.
+Part = tuple[Tensor, Tensor]
 
 
-def fit(
-    rows: Tensor, wanted: Tensor, weight: Tensor, held_out: Tensor, *, intercept: bool, ridges: Sequence[float] = RIDGES
-) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias that map rows to what is wanted with the least squared error, near to those it had.
+class NormalEquations:
+    """Sums over rows, from which the change of a weight follows that makes up best for what its outputs lack.
 
-    Minimizes ``mean ||W x + b - y||^2 + r ||W - W_0||^2`` (He et al. 2017, "Channel pruning for accelerating very deep
-    neural networks", equation 1 with the channels given). Of several ``r`` it takes the one that serves held-out rows
-    best when it is fitted to the others, and then fits to all.
+    The change minimizes ``mean ||D x + d - y||^2 + r ||D||^2`` for rows ``x`` and what is lacking ``y`` (He et al.
+    2017, "Channel pruning for accelerating very deep neural networks", equation 1 with the channels given, pulled
+    towards the weights that were). Only the sums are kept, so memory does not grow with the rows. They are in single
+    precision, as rows are: errors of a Cholesky factor are like those of the sums, far below the pull (Higham 2002,
+    section 10.1).
 
     Args:
-        rows: ``(n, groups, inputs)``.
-        wanted: ``(n, groups, outputs)``.
-        weight: ``(groups, outputs, inputs)``, what it was.
-        held_out: ``(n,)`` which rows judge the pull.
-        intercept: whether there is a bias to fit.
-        ridges: shares of the mean of the rows' squares to choose from.
+        intercept: whether there is a bias to change.
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int, *, intercept: bool) -> None:
+        self.count = 0
+        self._intercept = intercept
+        self._square = torch.zeros(groups, inputs, inputs)
+        self._cross = torch.zeros(groups, inputs, outputs)
+        self._origin = torch.zeros(groups, 1, inputs)
+        self._row_sum = torch.zeros(groups, inputs)
+        self._lacking_sum = torch.zeros(groups, outputs)
+
+    def add(self, rows: Tensor, lacking: Tensor) -> None:
+        """Take in ``(groups, n, inputs)`` rows and the ``(groups, n, outputs)`` that are lacking there."""
+        if self._intercept and not self.count:
+            # Sums about a point near the mean lose no digits when they are moved to it.
+            self._origin = rows.mean(1, keepdim=True)
+        self.count += rows.shape[1]
+        x = rows - self._origin
+        for start in range(0, x.shape[2], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            self._square[:, block, start:].baddbmm_(x[:, :, block].mT, x[:, :, start:])
+        self._cross.baddbmm_(x.mT, lacking)
+        self._row_sum += x.sum(1)
+        self._lacking_sum += lacking.sum(1)
+
+    def change(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """``(groups, outputs, inputs)`` and ``(groups, outputs)`` to add to weight and bias.
+
+        Args:
+            ridge: share of the mean of the rows' squares to pull with.
+
+        Returns:
+            Zero for the bias without intercept; not finite where the rows are not.
+        """
+        square, cross = self._moments()
+        diagonal = square.diagonal(dim1=1, dim2=2)
+        diagonal += (ridge * diagonal.mean(1)).clamp_min(1e-9)[:, None]
+        factor, failed = torch.linalg.cholesky_ex(square)
+        if bool(failed.any()):
+            cross = torch.full_like(cross, float("nan"))
+        found = torch.cholesky_solve(cross, factor).mT
+        if not self._intercept:
+            return found, torch.zeros_like(self._lacking_sum)
+        return found, self._lacking_sum / self.count - _times(found, self._mean())
+
+    def output_moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(groups, outputs)`` means and variances of a ``(groups, outputs, inputs)`` weight times the rows.
+
+        Without intercept the second are mean squares.
+        """
+        square, _ = self._moments()
+        return _times(weight, self._mean()), ((weight @ square) * weight).sum(2)
+
+    def _mean(self) -> Tensor:
+        return self._origin[:, 0] + self._row_sum / self.count
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """``(groups, inputs, inputs)`` mean of ``x x^T`` and ``(groups, inputs, outputs)`` of ``x y^T``; copies.
+
+        About their means, where there is an intercept.
+        """
+        square, cross = self._square / self.count, self._cross / self.count
+        for start in range(_BLOCK, square.shape[1], _BLOCK):
+            above = square[:, start - _BLOCK : start, start:]
+            square[:, start:, start - _BLOCK : start] = above.mT
+        if self._intercept:
+            mean, lacking = self._row_sum / self.count, self._lacking_sum / self.count
+            square.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+            cross.baddbmm_(mean[:, :, None], lacking[:, None], alpha=-1)
+        return square, cross
+
+
+def best_change(
+    equations: NormalEquations, used: Iterable[Part], judging: Sequence[Part], ridges: Sequence[float] = RIDGES
+) -> tuple[Tensor, Tensor] | None:
+    """The change of a weight and bias that other samples than it was made from like best, then made from all.
+
+    Stronger pulls are tried for as long as they serve the judging rows better.
+
+    Args:
+        equations: empty; holds all rows afterwards.
+        used: rows of some samples.
+        judging: rows of others.
+        ridges: rising pulls, as shares of the mean of the rows' squares.
 
     Returns:
-        ``(groups, outputs, inputs)`` and ``(groups, outputs)``, or None without intercept; not finite where the rows
-        are not.
+        As :meth:`NormalEquations.change`; None where no change at all serves the judging rows best, or there are none.
     """
-    row_mean, wanted_mean = rows.mean(0), wanted.mean(0)
-    x = rows - row_mean if intercept else rows
-    y = wanted - wanted_mean if intercept else wanted
-    held, used = (_moments(x[mask], y[mask]) for mask in (held_out, ~held_out))
-    best = ridges[0]
-    if len(ridges) > 1 and bool(held_out.any()) and not bool(held_out.all()):
-        errors = [_error(*held, _solve(*used, weight, ridge)) for ridge in ridges]
-        best = ridges[min(range(len(ridges)), key=errors.__getitem__)]
-    share = float(held_out.double().mean())
-    square, cross = (share * one + (1 - share) * other for one, other in zip(held, used, strict=True))
-    found = _solve(square, cross, weight, best).to(weight.dtype)
-    if not intercept:
-        return found, None
-    return found, wanted_mean - torch.einsum("goi,gi->go", found, row_mean)
+    for rows, lacking in used:
+        equations.add(rows, lacking)
+    best, least = None, float("inf")
+    for ridge in ridges if judging else ():
+        change, shift = equations.change(ridge)
+        error = _energy(torch.baddbmm(y - shift[:, None], x, change.mT, alpha=-1) for x, y in judging)
+        if error > least:
+            break
+        if error < least:
+            best, least = ridge, error
+    for rows, lacking in judging:
+        equations.add(rows, lacking)
+    served = least < _energy(lacking for _, lacking in judging)
+    return equations.change(best) if best is not None and served else None
 
 
-def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """``(groups, inputs, inputs)`` mean of ``x x^T`` and ``(groups, inputs, outputs)`` of ``x y^T``; 0 of no rows."""
-    count = max(1, len(x))
-    x, y = x.transpose(0, 1), y.transpose(0, 1)
-    return torch.bmm(x.transpose(1, 2), x).double() / count, torch.bmm(x.transpose(1, 2), y).double() / count
+def _energy(parts: Iterable[Tensor]) -> float:
+    """Sum of squares; infinite where it is not finite."""
+    found = sum(float(part.square().sum()) for part in parts)
+    return found if found < float("inf") else float("inf")
 
 
-def _solve(square: Tensor, cross: Tensor, weight: Tensor, ridge: float) -> Tensor:
-    """``(groups, outputs, inputs)``, in double precision."""
-    pull = (ridge * square.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(1e-9)
-    factor, failed = torch.linalg.cholesky_ex(square + torch.diag_embed(pull[:, None].expand(-1, square.shape[1])))
-    if bool(failed.any()):
-        return torch.full(weight.shape, float("nan"), dtype=square.dtype)
-    return torch.cholesky_solve(cross + pull[:, None, None] * weight.transpose(1, 2), factor).transpose(1, 2)
-
-
-def _error(square: Tensor, cross: Tensor, weight: Tensor) -> float:
-    """Mean squared error of a weight but for what does not depend on it; infinite where it is not finite."""
-    error = float((torch.matmul(weight, square) * weight).sum() - 2 * (weight * cross.transpose(1, 2)).sum())
-    return error if error == error else float("inf")
+def _times(weight: Tensor, row: Tensor) -> Tensor:
+    return (weight @ row[:, :, None])[:, :, 0]
