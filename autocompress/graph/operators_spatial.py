@@ -198,7 +198,8 @@ def global_pool(reduce: Any) -> Any:
 def batch_norm(node: OperatorNode) -> Function:
     """BatchNormalization; the executor passes first whether to train, and a momentum in torch's sense or None.
 
-    ONNX keeps ``momentum`` of the old statistics, torch replaces that share: torch's is one minus ONNX's.
+    ONNX keeps ``momentum`` of the old statistics, torch replaces that share: torch's is one minus ONNX's. One value a
+    channel has no spread: it is normalized by the running statistics, and those stay.
     """
     if node.outputs > 1:
         raise node.error("outputs of BatchNormalization beyond the first are not supported")
@@ -208,7 +209,8 @@ def batch_norm(node: OperatorNode) -> Function:
     def run(
         training: bool, replace: float | None, x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor
     ) -> Tensor:
-        return F.batch_norm(x, mean, var, w, b, training, momentum if replace is None else replace, epsilon)
+        spread = training and x.numel() > x.shape[1]
+        return F.batch_norm(x, mean, var, w, b, spread, momentum if replace is None else replace, epsilon)
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,6 +13,9 @@ from autocompress.core.errors import CandidateError, DataError
 from autocompress.core.protocols import Dataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
+
+#: Values of a channel from which its mean and variance can be told: of 16 and fewer they do harm.
+FEWEST = 32
 
 
 def reestimate_batch_norm(
@@ -26,18 +30,29 @@ def reestimate_batch_norm(
         batch_size: samples in one forward pass; each pass normalizes by its own statistics.
 
     Returns:
-        A graph with new statistics; the same graph where it has no BatchNormalization. Where a pass has one value a
-        channel (one sample, without positions), which has no spread, they stay.
+        A graph with new statistics; the same graph where it has no BatchNormalization, or one would see fewer than
+        :data:`FEWEST` values a channel: worse than none are those of a handful.
 
     Raises:
         CandidateError: the statistics are not finite.
         DataError: there is no data.
     """
     module = GraphModule(graph, channels_last=True)
-    if next(module.batch_norms(), None) is None:
+    count = min(samples, len(dataset))
+    if next(module.batch_norms(), None) is None or 0 < count < -(-FEWEST // _fewest_positions(graph)):
         return graph
     update_statistics(module, clean_batches(graph, dataset, samples, batch_size))
     return graph.with_weights(module)
+
+
+def _fewest_positions(graph: ModelGraph) -> int:
+    """Of one sample, before any BatchNormalization; a size that is open counts as one."""
+    shapes = [
+        graph.value_shape(str(node.inputs[0].name)) or ()
+        for node in graph.model.graph
+        if node.op_type == "BatchNormalization" and node.inputs[0] is not None
+    ]
+    return min(math.prod(size or 1 for size in shape[2:]) for shape in shapes)
 
 
 def clean_batches(graph: ModelGraph, dataset: Dataset, samples: int, batch_size: int) -> Iterable[tuple[Tensor, ...]]:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from autocompress.core.errors import ModelError
+from autocompress.graph.operator_node import OperatorNode
+from autocompress.graph.operators_spatial import batch_norm
 
 Agree = Callable[..., None]
 OneNode = Callable[..., Any]
@@ -224,3 +227,18 @@ def test_upsampling_of_old(agree: Agree) -> None:
 def test_a_resize_that_torch_would_do_otherwise_is_refused(setting: dict[str, Any], one_node: OneNode) -> None:
     with pytest.raises(ModelError, match="Cannot run operator Resize of node 'node'"):
         one_node("Resize", X, None, SCALES[0], **setting)[0].to_torch()
+
+
+@pytest.mark.parametrize(("shape", "own"), [((1, 4), False), ((1, 4, 1, 1), False), ((2, 4), True), ((1, 4, 2), True)])
+def test_one_value_a_channel_is_normalized_by_the_running_statistics_in_training(
+    shape: tuple[int, ...], own: bool
+) -> None:
+    node = OperatorNode(op_type="BatchNormalization", name="n", inputs=("x", "w", "b", "mean", "var"))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mean, var = torch.full((4,), 2.0), torch.full((4,), 9.0)
+    found = batch_norm(node)(True, 1.0, x, torch.ones(4), torch.zeros(4), mean, var)
+    assert bool((mean == 2).all()) != own
+    if not own:
+        torch.testing.assert_close(found, (x - 2) / (9 + 1e-5) ** 0.5)
+        found.sum().backward()
+        assert x.grad is not None and bool(x.grad.isfinite().all())

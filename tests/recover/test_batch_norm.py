@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper
 
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.core.errors import CandidateError, DataError
+from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import clean_batches, fixed_batch, reestimate_batch_norm, update_statistics
@@ -72,6 +74,25 @@ def test_the_graph_given_stays_as_it_was(small: ModelGraph, data: Any) -> None:
 def test_doing_it_twice_changes_nothing_more(small: ModelGraph, data: Any, same_weights: Any) -> None:
     once = reestimate_batch_norm(small, data)
     assert same_weights(reestimate_batch_norm(once, data), once)
+
+
+@pytest.mark.parametrize(("samples", "changes"), [(1, False), (31, False), (32, True)])
+def test_statistics_of_a_handful_of_vectors_are_not_taken(samples: int, changes: bool, net: Any) -> None:
+    vectors = {"scale": np.ones(6), "shift": np.zeros(6), "mean": np.ones(6), "var": np.ones(6)}
+    nodes = [helper.make_node("BatchNormalization", ["x", *vectors], ["y"], name="n_y")]
+    graph = net(nodes, {name: array.astype(np.float32) for name, array in vectors.items()}, {"x": ["batch", 6]})
+    rows = np.random.default_rng(0).normal(size=(samples, 6)).astype(np.float32)
+    found = reestimate_batch_norm(graph, ArrayDataset([rows]))
+    assert (found is not graph) == changes
+    if changes:
+        np.testing.assert_allclose(found.initializers["mean"], rows.mean(0), atol=1e-5)
+
+
+def test_one_image_has_positions_enough(small: ModelGraph, data: Any, images: Any) -> None:
+    data.images = images[:1]
+    found = reestimate_batch_norm(small, data)
+    wanted = by_hand(small, images[:1])
+    np.testing.assert_allclose(found.initializers["a.mean"], wanted["a.mean"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_graph_without_batch_normalization_is_given_back(small: ModelGraph, data: Any) -> None:
