@@ -34,7 +34,7 @@ from autocompress.zoo.audio import audio_tiny
 from autocompress.zoo.bert import bert_tiny
 from autocompress.zoo.convnext import convnext_tiny
 from autocompress.zoo.densenet import densenet_tiny
-from autocompress.zoo.efficientnet_lite import efficientnet_lite_tiny
+from autocompress.zoo.efficientnet import efficientnet_lite_tiny, efficientnet_tiny
 from autocompress.zoo.gpt import gpt_tiny
 from autocompress.zoo.inception import inception_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
@@ -78,6 +78,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[np.random.Generator
     "MobileNetV1": (mobilenet_v1_tiny, images(16)),
     "MobileNetV2": (mobilenet_tiny, images(16)),
     "MobileNetV3": (mobilenet_v3_tiny, images(16)),
+    "EfficientNet": (efficientnet_tiny, images(16)),
     "EfficientNet-Lite": (efficientnet_lite_tiny, images(16)),
     "ShuffleNetV2": (shufflenet_tiny, images(16)),
     "SqueezeNet": (squeezenet_tiny, images(16)),

@@ -33,7 +33,7 @@ from autocompress.zoo.audio import audio_m5
 from autocompress.zoo.bert import bert_tiny, minilm
 from autocompress.zoo.convnext import convnext_small, convnext_tiny
 from autocompress.zoo.densenet import densenet40
-from autocompress.zoo.efficientnet_lite import efficientnet_lite0
+from autocompress.zoo.efficientnet import efficientnet_lite0
 from autocompress.zoo.gpt import gpt_tiny
 from autocompress.zoo.inception import inception_small
 from autocompress.zoo.mobilenet import mobilenet_v2

@@ -48,7 +48,7 @@ def main() -> None:
     from autocompress.compress.apply import Compressor
     from autocompress.core.plan import CompressionPlan
     from autocompress.graph.importing import load_model
-    from autocompress.zoo.efficientnet_lite import efficientnet_lite0
+    from autocompress.zoo.efficientnet import efficientnet_lite0
 
     torch.manual_seed(0)
     graph = load_model(efficientnet_lite0().eval(), (torch.zeros(2, 3, 32, 32),))

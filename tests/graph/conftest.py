@@ -26,7 +26,7 @@ from autocompress.zoo.audio import audio_tiny
 from autocompress.zoo.bert import bert_tiny
 from autocompress.zoo.convnext import convnext_tiny
 from autocompress.zoo.densenet import densenet_tiny
-from autocompress.zoo.efficientnet_lite import efficientnet_lite_tiny
+from autocompress.zoo.efficientnet import efficientnet_lite_tiny, efficientnet_tiny
 from autocompress.zoo.gpt import gpt_tiny
 from autocompress.zoo.inception import inception_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
@@ -86,6 +86,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ..
     "resnext": (resnext_tiny, _images(8)),
     "mobilenet_v1": (mobilenet_v1_tiny, _images(8)),
     "mobilenet_v3": (mobilenet_v3_tiny, _images(8)),
+    "efficientnet": (efficientnet_tiny, _images(8)),
     "efficientnet_lite": (efficientnet_lite_tiny, _images(8)),
     "squeezenet": (squeezenet_tiny, _images(8)),
     "inception": (inception_tiny, _images(8)),
@@ -104,6 +105,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ..
 }
 #: Networks of which some part cannot be pruned: a normalization or a recurrent layer mixes its channels.
 PARTLY_BLOCKED = ("convnext", "vit", "vit_split", "bert", "gpt", "lstm", "gru")
+#: One of each family, where all of them take too long for a quick run.
+FEW = ("shufflenet", "bert", "gru")
 
 
 def uneven(module: nn.Module) -> nn.Module:
@@ -137,6 +140,12 @@ def one_thread() -> Iterator[None]:
 def network(request: pytest.FixtureRequest) -> ModelGraph:
     """Every small network of the zoo, and a ResNet-18."""
     return _network(request.param)
+
+
+@pytest.fixture(params=[n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
+def network_name(request: pytest.FixtureRequest) -> str:
+    """Every network, for what takes seconds each."""
+    return str(request.param)
 
 
 @pytest.fixture(params=[name for name in NETWORKS if name not in PARTLY_BLOCKED])

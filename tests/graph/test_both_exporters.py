@@ -6,19 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from autocompress.graph.model_graph import ModelGraph
 
 Networks = Callable[[str], ModelGraph]
-QUICK = ("shufflenet", "bert", "gru")
-SLOW = ("unet_resize", "yolo", "convnext", "vit", "vit_split", "gpt", "lstm")
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_network_is_the_same_from_both_exporters(
-    name: str,
+    network_name: str,
     network_named: Networks,
     network_by_dynamo: Networks,
     run_onnx: Callable[..., list[Any]],
@@ -26,7 +22,7 @@ def test_a_network_is_the_same_from_both_exporters(
     check: Callable[..., None],
     random_keep: Callable[..., Any],
 ) -> None:
-    graph, other = network_named(name), network_by_dynamo(name)
+    graph, other = network_named(network_name), network_by_dynamo(network_name)
     inputs = noise(graph)
     wanted = run_onnx(graph, inputs)
     with torch.no_grad():

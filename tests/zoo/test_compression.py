@@ -22,7 +22,7 @@ from autocompress.zoo.audio import audio_tiny
 from autocompress.zoo.bert import bert_tiny
 from autocompress.zoo.convnext import convnext_tiny
 from autocompress.zoo.densenet import densenet_tiny
-from autocompress.zoo.efficientnet_lite import efficientnet_lite_tiny
+from autocompress.zoo.efficientnet import efficientnet_lite_tiny, efficientnet_tiny
 from autocompress.zoo.gpt import gpt_tiny
 from autocompress.zoo.inception import inception_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny
@@ -87,6 +87,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[NDArray[Any], ...]]] = 
     "bert": (bert_tiny, (tokens(40), np.ones((16, 12), np.int64))),
     "convnext": (convnext_tiny, (images(16),)),
     "densenet": (densenet_tiny, (images(16),)),
+    "efficientnet": (efficientnet_tiny, (images(16),)),
     "efficientnet_lite": (efficientnet_lite_tiny, (images(16),)),
     "gpt": (gpt_tiny, (tokens(24),)),
     "gru": (gru_tiny, (STEPS,)),

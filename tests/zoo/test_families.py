@@ -17,7 +17,12 @@ from autocompress.graph.model_graph import ModelGraph
 from autocompress.zoo.audio import audio_m5, audio_tiny
 from autocompress.zoo.bert import bert_base, bert_tiny, minilm
 from autocompress.zoo.convnext import convnext_small, convnext_tiny
-from autocompress.zoo.efficientnet_lite import efficientnet_lite0, efficientnet_lite_tiny
+from autocompress.zoo.efficientnet import (
+    efficientnet_b0,
+    efficientnet_lite0,
+    efficientnet_lite_tiny,
+    efficientnet_tiny,
+)
 from autocompress.zoo.gpt import gpt_small, gpt_tiny
 from autocompress.zoo.inception import inception_small, inception_tiny
 from autocompress.zoo.mobilenet_v1 import mobilenet_v1, mobilenet_v1_tiny
@@ -51,6 +56,7 @@ SMALL: list[tuple[Builder, Inputs, list[tuple[int, ...]]]] = [
     (bert_tiny, ids() * 2, [(2, 2)]),
     (convnext_tiny, images(), CLASSES),
     (efficientnet_lite_tiny, images(), CLASSES),
+    (efficientnet_tiny, images(), CLASSES),
     (gpt_tiny, ids(), [(2, 12, 24)]),
     (gru_tiny, STEPS, CLASSES),
     (inception_tiny, images(), CLASSES),
@@ -70,6 +76,7 @@ LARGE: list[tuple[Builder, Inputs, list[tuple[int, ...]]]] = [
     (audio_m5, (torch.zeros(2, 1, 8000),), CLASSES),
     (bert_base, ids(16) * 2, [(2, 2)]),
     (convnext_small, images(32), CLASSES),
+    (efficientnet_b0, images(32), CLASSES),
     (efficientnet_lite0, images(32), CLASSES),
     (gpt_small, ids(16), [(2, 16, 50257)]),
     (gru_small, STEPS, CLASSES),
@@ -111,6 +118,7 @@ def test_a_network_gives_outputs_of_the_stated_shapes(
 @pytest.mark.parametrize(
     ("build", "millions"),
     [
+        (lambda: efficientnet_b0(num_classes=1000), 5.289),
         (lambda: efficientnet_lite0(num_classes=1000), 4.652),
         (lambda: mobilenet_v1(num_classes=1000), 4.232),
         (lambda: mobilenet_v3_small(num_classes=1000), 2.543),
