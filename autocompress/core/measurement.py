@@ -114,26 +114,36 @@ class TimingPolicy:
 
     Args:
         block_ms: shortest time of one A-B-B-A block; each of its four turns repeats one model for a quarter of it.
+            Blocks become shorter where few of them are calm.
         half_width: stop when the interval of the ratio is this narrow, relative to the ratio.
-        max_seconds: stop then at the latest.
+        max_seconds: stop then at the latest, if ``min_blocks`` blocks were calm.
+        patience: how many times ``max_seconds`` to go on where fewer were.
         min_blocks: calm blocks before the interval is believed; it takes six at least.
         calm_tolerance: a block counts while the reference ran within this share of its calm level, or less where its
             calm turns agree better.
         warmup_seconds: longest warm-up; it ends earlier once drift is under 1%.
         confidence: of the interval.
+        calm_ms: the reference's calm level if it is known from before, milliseconds.
     """
 
     block_ms: float = 100.0
     half_width: float = 0.02
     max_seconds: float = 10.0
+    patience: float = 1.0
     min_blocks: int = 6
     calm_tolerance: float = 0.10
     warmup_seconds: float = 0.5
     confidence: float = 0.95
+    calm_ms: float | None = None
+
+    @property
+    def longest_seconds(self) -> float:
+        """What a comparison takes at most, besides warming up."""
+        return self.max_seconds * max(1.0, self.patience)
 
 
 QUICK = TimingPolicy(block_ms=32.0, half_width=0.02, max_seconds=0.6, warmup_seconds=0.1)
-CAREFUL = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=12.0)
+CAREFUL = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=12.0, patience=1.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

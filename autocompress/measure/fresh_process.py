@@ -158,7 +158,7 @@ def _measure_pair(
         "policy": asdict(policy),
         "sample": to_plain(sample),
     }
-    limit = policy.max_seconds + policy.warmup_seconds + _START_SECONDS
+    limit = policy.longest_seconds + policy.warmup_seconds + _START_SECONDS
     answer = ask_module(transport, __name__, request, timeout_seconds=limit, subject=str(candidate))
     if "error" in answer:
         raise ModelError(f"{str(candidate)!r}: {answer['error']}")

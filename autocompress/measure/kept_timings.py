@@ -14,7 +14,7 @@ from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.store import MeasurementStore, model_digest, sample_digest
 
 #: Of the way comparisons are made and evaluated; raised when figures of another way should not be taken again.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 def latency_key(
@@ -40,7 +40,7 @@ def latency_key(
         "candidate": model_digest(candidate),
         "reference": model_digest(reference),
         "runtime": dict(about),
-        "policy": asdict(policy),
+        "policy": asdict(replace(policy, calm_ms=None)),
         "sample": sample_digest(sample),
     }
 

@@ -9,6 +9,8 @@ This file is also what times on a board: Python 3.6 or newer, the standard libra
   within a tolerance of a low quantile of all turns. The tolerance follows the spread of the calm turns, because int8
   slows down several times more than float32 under the same load. The candidate's own time never decides, or slow
   candidates would look fast. Neighbours are asked too, so that blocks are not chosen for their own lucky reference.
+* Where a neighbour comes and goes within a block, none is calm as a whole: turns are then halved, down to a few calls
+  each, and blocks of all lengths count together. While too few were calm the comparison goes on past its usual time.
 * The result is the median of the calm blocks' log-ratios. Its interval is that of order statistics: exact for any
   distribution (binomial), interpolated between ranks (Hettmansperger and Sheather 1986). It is widened by
   ``sqrt((1 + r) / (1 - r))`` where blocks in a row are alike, ``r`` their lag-1 autocorrelation (Bayley and Hammersley
@@ -34,6 +36,8 @@ Turn = Callable[[Call, int], List[float]]
 
 #: The calm level is this quantile of the reference's turns: right while a fifth of them are undisturbed.
 CALM_QUANTILE = 0.2
+#: Calls that a turn has at least once turns are halved: the first is on cold caches.
+FEWEST_CALLS = 5
 #: Below this many calm blocks an order-statistic interval does not reach 95%; the extremes of single turns stand in.
 FEWEST_FOR_INTERVAL = 6
 _TIGHTEST, _SPREADS = 0.02, 3.0
@@ -41,6 +45,8 @@ _LOWEST_QUANTILE = 0.05
 _WARM_DRIFT = 0.01
 _STRONGEST_CORRELATION = 0.8
 _BLOCKS_BEFORE_CORRELATION = 8
+#: Turns are halved where fewer than half of so many blocks in a row were calm.
+_BLOCKS_BEFORE_HALVING = 4
 
 
 def compare(
@@ -61,8 +67,8 @@ def compare(
         reference: runs one inference of what it is compared with.
         policy: the fields of :class:`autocompress.core.measurement.TimingPolicy`.
         clock: seconds; another one makes the whole comparison a simulation.
-        calm_ms: the reference's calm level if it is known from before, milliseconds; it lets a comparison that falls
-            wholly into a neighbour's busy spell notice.
+        calm_ms: the reference's calm level if the caller has seen it, milliseconds; the policy may know one as well.
+            It lets a comparison that falls wholly into a neighbour's busy spell notice.
         on_round: told the number of blocks after each.
         turn: gives the sorted milliseconds of so many calls; where a device times its own calls ``candidate`` and
             ``reference`` are whatever this takes. By ``clock`` where None.
@@ -79,7 +85,8 @@ def compare(
     look = state or machine_state
     start = clock()
     before = look()
-    blocks = _Blocks(policy, calm_ms)
+    known = [level for level in (calm_ms, policy["calm_ms"]) if level is not None]
+    blocks = _Blocks(policy, min(known) if known else None)
     with _collector_off():
         calls_ms = _warm_up(candidate, reference, policy, clock, timed)
         turn_ms = max(policy["block_ms"] / 4.0, *calls_ms)
@@ -100,6 +107,8 @@ def compare(
             if on_round is not None:
                 on_round(len(blocks.candidate))
             stopped = blocks.stop_reason(clock() - start)
+            if blocks.are_restless():
+                repeats = [min(count, max(FEWEST_CALLS, count // 2)) for count in repeats]
         seconds = clock() - start
     kept = blocks.kept()
     ratio, low, high = blocks.estimate(kept)
@@ -186,6 +195,13 @@ class _Blocks:
             found.append(_quantile(near, 0.5) <= min(limit, known) and max(pair) <= min(outer, known))
         return found
 
+    def are_restless(self) -> bool:
+        """Whether most of the last few blocks were not calm; asked after each block."""
+        count = len(self.reference)
+        if count % _BLOCKS_BEFORE_HALVING:
+            return False
+        return sum(self.calm()[-_BLOCKS_BEFORE_HALVING:]) < _BLOCKS_BEFORE_HALVING / 2.0
+
     def kept(self) -> List[bool]:
         """The calm blocks, or the calmest there were if none was calm."""
         calm = self.calm()
@@ -222,7 +238,8 @@ class _Blocks:
             ratio, low, high = self.estimate(calm)
             if (high - low) / 2.0 <= self.policy["half_width"] * ratio:
                 return "interval"
-        return "time" if seconds >= self.policy["max_seconds"] else ""
+        patient = self.policy["patience"] if sum(calm) < self.policy["min_blocks"] else 1.0
+        return "time" if seconds >= self.policy["max_seconds"] * patient else ""
 
     def single_calls(self, kept: Sequence[bool]) -> Dict[str, Any]:
         """Percentiles of the candidate's and the reference's calls in kept blocks, and inferences a second."""

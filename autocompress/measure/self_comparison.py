@@ -77,7 +77,7 @@ def compare_with_itself(
         "affinity": None if affinity is None else list(affinity),
         "policy": asdict(policy),
     }
-    limit = runs * (policy.max_seconds + policy.warmup_seconds) + _START_SECONDS
+    limit = runs * (policy.longest_seconds + policy.warmup_seconds) + _START_SECONDS
     found = ask_module(device, __name__, request, timeout_seconds=limit, subject=str(path))
     if "error" in found:
         raise ModelError(f"{str(path)!r}: {found['error']}")

@@ -1,6 +1,6 @@
 """How far the timer can be trusted: false alarms, small differences found, and a ratio beside a load on and off.
 
-    python experiments/timing/run.py [--runs 40] [--seconds 10] [--only simulation|aa|short-aa|three-percent|int8]
+    python experiments/timing/run.py [--runs 40] [--seconds 10] [--only KIND]
 
 Writes results/*.csv and prints a summary. The load is another process on another core: matrix products for 2 s, nothing
 for 2 s. This process stays on one core and runs one thread.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from autocompress.checkup.machine import NOISE_POLICY
 from autocompress.compress.apply import Compressor
 from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.evaluate.data import load_data
 from autocompress.evaluate.datasets import ArrayDataset
+from autocompress.evaluate.latency import CONFIRM
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.loading import load_graph
 from autocompress.measure.rounds import FEWEST_FOR_INTERVAL, correlated_interval
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.runtimes.probe_nets import residual_net
@@ -38,6 +42,7 @@ from autocompress.measure.self_comparison import summary as summary_of
 from autocompress.zoo.resnet import resnet20
 
 RESULTS = Path(__file__).parent / "results"
+KINDS = ("simulation", "aa", "short-aa", "three-percent", "int8", "spells")
 OWN_CORE, LOAD_CORE = 0, 1
 #: 34 equal layers against 33: 3.0% more work, but for what a call costs besides its layers.
 DEPTHS = (34, 33)
@@ -140,6 +145,48 @@ def short_series(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def spells(runs: int) -> list[dict[str, Any]]:
+    """One small int8 network against the demo, again and again, as a search times it and in long blocks.
+
+    No load of this script's: the neighbours are whoever shares the machine. A run knows the lowest calm level so far.
+    """
+    graph, data = load_graph("demo"), load_data("demo")
+    plan = CompressionPlan(
+        skip=tuple(block.name for block in graph.blocks()[1:4]),
+        layers={"*": LayerPlan(weight_bits=8, activation_bits=8)},
+    )
+    compressor = Compressor(graph, dataset=data.train)
+    small = compressor.finish(compressor.pruned(plan), plan)
+    runtime = OnnxRuntime(threads=1)
+    policies = {
+        "search": CONFIRM,
+        "80 ms, then too": replace(CONFIRM, block_ms=80.0),
+        "80 ms, no patience": replace(CONFIRM, block_ms=80.0, patience=1.0),
+    }
+    baselines = {name: runtime.build(graph) for name in policies}
+    rows = []
+    for run in range(runs):
+        for name, policy in policies.items():
+            timing = runtime.time(runtime.build(small), baselines[name], policy)
+            rows.append(row_of(timing, name, run))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def spells_summary(rows: Sequence[dict[str, Any]]) -> str:
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        logs = np.log([float(row["ratio"]) for row in mine])
+        lines.append(
+            f"{kind}: {len(mine)} runs, median ratio {np.exp(np.median(logs)):.3f}, 10% to 90% "
+            f"{np.exp(np.quantile(logs, 0.1)):.3f} to {np.exp(np.quantile(logs, 0.9)):.3f}, standard deviation "
+            f"{logs.std():.3f}, calm {np.mean([row['calm'] for row in mine]):.2f}, "
+            f"{np.mean([float(row['seconds']) for row in mine]):.1f} s"
+        )
+    return "\n".join(lines)
+
+
 def short_summary(rows: Sequence[dict[str, Any]]) -> str:
     found = summary_of(
         [
@@ -230,9 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--only", choices=("simulation", "aa", "short-aa", "three-percent", "int8"))
+    parser.add_argument("--only", choices=KINDS)
     arguments = parser.parse_args()
-    wanted = (arguments.only,) if arguments.only else ("simulation", "aa", "short-aa", "three-percent", "int8")
+    wanted = (arguments.only,) if arguments.only else KINDS
     torch.manual_seed(0)
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {OWN_CORE})
@@ -259,6 +306,10 @@ def main() -> None:
         rows = series("int8", int8, graph, loaded=(False, True), **{**common, "runs": max(2, arguments.runs // 4)})
         write("int8", rows)
         print(summary("int8", rows))
+    if "spells" in wanted:
+        rows = spells(arguments.runs)
+        write("spells", rows)
+        print(spells_summary(rows))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ POLICY = {
     "calm_tolerance": 0.1,
     "warmup_seconds": 0.02,
     "confidence": 0.95,
+    "patience": 1.0,
+    "calm_ms": None,
 }
 
 

@@ -23,6 +23,8 @@ POLICY = {
     "calm_tolerance": 0.1,
     "warmup_seconds": 0.1,
     "confidence": 0.95,
+    "patience": 1.0,
+    "calm_ms": None,
 }
 
 
@@ -121,3 +123,31 @@ def test_each_block_is_announced(simulated_clock):
     clock, seen = simulated_clock(), []
     found = compare(clock.model(1.0), clock.model(1.0), POLICY, clock=clock, on_round=seen.append)
     assert seen == list(range(1, len(found["kept"]) + 1))
+
+
+def _spells(seconds: float) -> float:
+    """A neighbour that leaves the machine alone for 20 ms of every 130."""
+    return 1.0 if seconds % 0.13 < 0.02 else 1.4
+
+
+def test_calm_spells_shorter_than_a_block_are_found_by_shorter_turns(simulated_clock):
+    policy = {**POLICY, "block_ms": 80.0, "max_seconds": 2.0, "patience": 5.0, "calm_ms": 0.5}
+    clock = simulated_clock(_spells, noise=0.005)
+    found = compare(clock.model(0.2, sensitivity=2.0), clock.model(0.5), policy, clock=clock)
+    assert found["details"]["calm"]
+    assert found["ratio"] == pytest.approx(0.4, rel=0.01)
+    assert found["details"]["calls_a_turn"]["reference"] < 10
+    # Turns stay as long as they are where most blocks are calm.
+    clock = simulated_clock(noise=0.005)
+    found = compare(clock.model(0.2), clock.model(0.5), policy, clock=clock)
+    assert found["details"]["calls_a_turn"]["reference"] == 40
+
+
+@pytest.mark.parametrize(("patience", "calm"), [(1.0, False), (4.0, True)])
+def test_a_comparison_waits_for_calm_as_long_as_its_patience(simulated_clock, patience: float, calm: bool):
+    clock = simulated_clock(lambda seconds: 1.4 if seconds < 2.0 else 1.0, noise=0.005)
+    policy = {**POLICY, "max_seconds": 1.0, "patience": patience, "calm_ms": 2.0}
+    found = compare(clock.model(1.0, sensitivity=2.0), clock.model(2.0), policy, clock=clock)
+    assert found["details"]["calm"] is calm
+    assert (found["ratio"] == pytest.approx(0.5, rel=0.01)) is calm
+    assert found["details"]["seconds"] < 1.0 * patience + 0.3

@@ -159,7 +159,7 @@ class RemoteOnnxRuntime:
             fields,
             [_npz([*sample, *reference.sample(self._sample)])],
             models=[candidate.model, reference.model],
-            timeout_seconds=policy.max_seconds + policy.warmup_seconds + _LOAD_SECONDS,
+            timeout_seconds=policy.longest_seconds + policy.warmup_seconds + _LOAD_SECONDS,
         )
         timing = paired_timing(found)
         if timing.details.get("calm"):
