@@ -22,7 +22,7 @@ BEYOND = 2
 #: The gap to the best quality, in allowed losses, at which half of a point's worth is gone.
 _HALF_WORTH = 5.0
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
-_WANTED = 4.0
+_WANTED = 6.0
 #: Share of the time of all trials that longer healing may take.
 SHARE = 0.4
 SOURCE = "promotion"

@@ -146,7 +146,7 @@ def short_series(runs: int) -> list[dict[str, Any]]:
 
 
 def spells(runs: int) -> list[dict[str, Any]]:
-    """One small int8 network against the demo, again and again, as a search times it and in long blocks.
+    """One small int8 network against the demo, again and again, as a search times it and in other ways.
 
     No load of this script's: the neighbours are whoever shares the machine. A run knows the lowest calm level so far.
     """
@@ -160,8 +160,8 @@ def spells(runs: int) -> list[dict[str, Any]]:
     runtime = OnnxRuntime(threads=1)
     policies = {
         "search": CONFIRM,
-        "80 ms, then too": replace(CONFIRM, block_ms=80.0),
-        "80 ms, no patience": replace(CONFIRM, block_ms=80.0, patience=1.0),
+        "blocks of 20 ms": replace(CONFIRM, block_ms=20.0),
+        "no patience": replace(CONFIRM, patience=1.0),
     }
     baselines = {name: runtime.build(graph) for name in policies}
     rows = []
