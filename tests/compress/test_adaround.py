@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
 
 from autocompress.compress.adaround import adaround, refused_adaround, round_layers
 from autocompress.compress.apply import Compressor, compress
-from autocompress.compress.layer_inputs import input_products, input_rows
 from autocompress.compress.weights import quantize_weight
 from autocompress.core.errors import PlanError
 from autocompress.core.plan import CompressionPlan, LayerPlan
@@ -53,36 +51,6 @@ def test_zeros_stay_zero() -> None:
     nearest = quantize_weight(weight, 4, 0)
     found = adaround(weight, nearest.values, nearest.scale, x.T @ x / 50, 7)
     assert not found[weight == 0].any() and not np.array_equal(found, nearest.values)
-
-
-def test_products_are_those_of_a_convolution_s_windows(net: Any) -> None:
-    made = net(4, 7, 7)
-    made.conv("x", "a", 6, 2, group=2, strides=[2, 2], dilations=[2, 2])
-    graph = made.graph("a")
-    x = np.random.default_rng(0).normal(size=(5, 4, 7, 7)).astype(np.float32)
-    windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), (5, 5), axis=(2, 3))
-    windows = windows[:, :, ::2, ::2, ::2, ::2]
-    found = input_products(graph, ["a"], ArrayDataset([x]), batch_size=2)["a"]
-    for group in range(2):
-        rows = np.array(
-            [windows[n, 2 * group : 2 * group + 2, i, j].ravel() for n in range(5) for i in range(3) for j in range(3)]
-        )
-        np.testing.assert_allclose(found[group], rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
-
-
-def test_rows_times_weights_are_the_layer(small: ModelGraph, images: Any, run_graph: Run) -> None:
-    node = next(node for node in small.model.graph if node.op_type == "Conv")
-    weight = small.initializers["a.weight"].reshape(16, -1)
-    found = input_rows(node, images)[0] @ weight.T + small.initializers["a.bias"]
-    expected = np.maximum(found, 0).reshape(48, 8, 8, 16).transpose(0, 3, 1, 2)
-    only = run_graph(_until(small, "a_relu"), images)
-    np.testing.assert_allclose(expected, only, rtol=1e-4, atol=1e-5)
-
-
-def _until(graph: ModelGraph, name: str) -> ModelGraph:
-    copy = graph.clone()
-    copy.model.graph.outputs.insert(0, copy.values[name])
-    return ModelGraph(copy.model)
 
 
 @pytest.mark.parametrize(

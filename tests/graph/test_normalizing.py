@@ -254,38 +254,6 @@ def test_macs_of_a_fixed_batch_are_those_of_one_sample() -> None:
     assert load([node("Gemm", ["x", "w"], ["y"], transB=1)], {"w": WEIGHT}, shape=(5, 4)).macs() == 12
 
 
-def test_macs_of_a_transposed_convolution() -> None:
-    graph = load(
-        [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])],
-        {"w": np.ones((4, 6, 2, 2), np.float32)},
-        shape=("n", 4, 5, 5),
-    )
-    assert graph.macs() == 5 * 5 * 4 * 6 * 2 * 2
-
-
-def test_a_grouped_convolution_counts_its_own_channels() -> None:
-    graph = load(
-        [node("Conv", ["x", "w"], ["y"], group=4)], {"w": np.ones((4, 1, 3, 3), np.float32)}, shape=("n", 4, 8, 8)
-    )
-    assert graph.macs() == 6 * 6 * 4 * 9
-
-
-def test_a_layer_whose_weight_has_no_telling_name_is_named_by_its_node() -> None:
-    graph = load([node("Gemm", ["x", "onnx::Gemm_7"], ["y"], name="/fc/Gemm", transB=1)], {"onnx::Gemm_7": WEIGHT})
-    assert graph.layers()[0].name == "/fc/Gemm"
-
-
-def test_layers_that_share_a_weight_have_two_names() -> None:
-    square = np.eye(4, dtype=np.float32)
-    graph = load([node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "w"], ["y"])], {"w": square})
-    assert [layer.name for layer in graph.layers()] == ["w", "w#2"]
-
-
-def test_a_product_of_activations_is_no_layer() -> None:
-    graph = load([node("Transpose", ["x"], ["t"]), node("MatMul", ["x", "t"], ["y"])], {})
-    assert graph.layers() == ()
-
-
 def test_an_operator_of_onnxruntime_is_kept() -> None:
     graph = load([node("Gelu", ["x"], ["y"], domain="com.microsoft")], {}, domains=["com.microsoft"])
     assert op_types(graph) == ["Gelu"]
