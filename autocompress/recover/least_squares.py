@@ -9,8 +9,9 @@ from torch import Tensor
 
 #: Pulls towards the weights that were, as shares of the rows' mean square: the stronger, the less the rows are trusted.
 RIDGES = (0.003, 0.03, 0.3, 3.0)
-#: Columns of a product with itself that are computed at once: what lies below their diagonal mirrors what lies above.
-_BLOCK = 128
+#: Columns of a product with itself that are computed at once, at least, and as a share of all: what lies below them
+#: mirrors what lies above.
+_BLOCK, _BLOCKS = 96, 8
 
 #: ``(groups, n, inputs)`` that a layer reads, and ``(groups, n, outputs)`` that its outputs lack.
 Part = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ class NormalEquations:
     def __init__(self, groups: int, inputs: int, outputs: int, *, intercept: bool) -> None:
         self.count = 0
         self._intercept = intercept
+        self._block = max(_BLOCK, -(-inputs // _BLOCKS))
         self._square = torch.zeros(groups, inputs, inputs)
         self._cross = torch.zeros(groups, inputs, outputs)
         self._origin = torch.zeros(groups, 1, inputs)
@@ -45,8 +47,8 @@ class NormalEquations:
             self._origin = rows.mean(1, keepdim=True)
         self.count += rows.shape[1]
         x = rows - self._origin
-        for start in range(0, x.shape[2], _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for start in range(0, x.shape[2], self._block):
+            block = slice(start, start + self._block)
             self._square[:, block, start:].baddbmm_(x[:, :, block].mT, x[:, :, start:])
         self._cross.baddbmm_(x.mT, lacking)
         self._row_sum += x.sum(1)
@@ -89,9 +91,9 @@ class NormalEquations:
         About their means, where there is an intercept.
         """
         square, cross = self._square / self.count, self._cross / self.count
-        for start in range(_BLOCK, square.shape[1], _BLOCK):
-            above = square[:, start - _BLOCK : start, start:]
-            square[:, start:, start - _BLOCK : start] = above.mT
+        for start in range(0, square.shape[1], self._block):
+            stop = start + self._block
+            square[:, stop:, start:stop] = square[:, start:stop, stop:].mT
         if self._intercept:
             mean, lacking = self._row_sum / self.count, self._lacking_sum / self.count
             square.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)

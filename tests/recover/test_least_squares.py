@@ -49,7 +49,7 @@ def test_without_a_pull_it_finds_the_map_that_made_what_is_lacking(intercept: bo
 
 @pytest.mark.parametrize("inputs", [5, 1100])
 def test_the_pull_is_that_of_ridge_regression(inputs: int) -> None:
-    """Against the stacked system in double precision; the wider product is computed in three blocks."""
+    """Against the stacked system in double precision; the wider product is computed in eight blocks."""
     rows = RNG.normal(0.5, 1.0, (2, 300, inputs)).astype(np.float32)
     lacking = RNG.normal(size=(2, 300, 4)).astype(np.float32)
     found, _ = sums(rows, lacking, intercept=False, parts=3).change(0.1)
