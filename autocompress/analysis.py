@@ -110,7 +110,9 @@ def _compiled_kernels(graph: ModelGraph, spec: RuntimeSpec, bundle: DataBundle |
         dataset: Dataset = ArrayDataset(list(random_sample(specs, batch=4)))
     else:
         dataset = bundle.train
-    compressor = Compressor(graph, dataset=dataset, activation_type=spec.activation_type)
+    compressor = Compressor(
+        graph, dataset=dataset, activation_type=spec.activation_type, reduce_range=spec.reduce_range
+    )
     plan = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
     names = {layer.node: layer.name for layer in graph.layers()}
     # A layer that may not be in 8 bits reaches TVM in floats.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from autocompress.graph.model_graph import ModelGraph
     from autocompress.hardware.host import HostFacts
     from autocompress.measure.device import Device
-    from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
+    from autocompress.measure.runtimes.tvm import TvmRuntime
+    from autocompress.measure.runtimes.tvm_tuning import Tuning
     from autocompress.measure.tvm_device import TvmDevice
 
 #: Runtimes that can run an artifact on the host.
@@ -78,6 +79,12 @@ class Place:
             return
         with self.device.fresh() as device:
             yield self._timer(device, threads, sample)
+
+    def lanes(self) -> int:
+        """How many fresh timers can time at once, each on a device of its own."""
+        from autocompress.measure.tvm_device import TvmDevice
+
+        return self.device.lanes() if isinstance(self.device, TvmDevice) else 1
 
     def close(self) -> None:
         """Let go of the device."""
@@ -205,7 +212,7 @@ def tuning_of(runtime: str | None, trials: int | None, seconds: float | None, *,
     Raises:
         UserError: something is asked for that the runtime does not do.
     """
-    from autocompress.measure.runtimes.tvm import Tuning
+    from autocompress.measure.runtimes.tvm_tuning import Tuning
 
     if runtime == "tvm":
         return Tuning(trials=Tuning.trials_usual if trials is None else trials, seconds=seconds, transfer=transfer)

@@ -11,7 +11,7 @@ from autocompress.core.errors import TargetError, UserError
 
 if TYPE_CHECKING:
     from autocompress.loading import Place
-    from autocompress.measure.runtimes.tvm import Tuning
+    from autocompress.measure.runtimes.tvm_tuning import Tuning
 
 
 def measure(

@@ -437,15 +437,18 @@ class TvmServers:
     tracker_port: int = 0
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, count: int = 1, *, port: int = 0, key: str = "", before: str = "pass") -> list[int]:
+    def start(
+        self, count: int = 1, *, port: int = 0, key: str = "", before: str = "pass", host: str = "127.0.0.1"
+    ) -> list[int]:
         """Start agents together; their ports. The tracker learns ``key``; ``before`` is code that runs first."""
         code = f"import sys; {before}; from autocompress.cli.app import run; sys.exit(run(sys.argv[1:]))"
-        command = [sys.executable, "-c", code, "agent", "--tvm", "--port", str(port)]
+        command = [sys.executable, "-c", code, "agent", "--tvm", "--host", host, "--port", str(port)]
         if key:
             command += ["--tracker", f"127.0.0.1:{self.tracker_port}", "--key", key]
         logs = [self.folder / f"agent{len(self._processes) + index}.log" for index in range(count)]
         started = [self._start(command, log) for log in logs]
-        ports = [int(self._word(p, log, r"listens at 127.0.0.1:(\d+)")) for p, log in zip(started, logs, strict=True)]
+        told = rf"listens at {re.escape(host)}:(\d+)"
+        ports = [int(self._word(process, log, told)) for process, log in zip(started, logs, strict=True)]
         self.agents.update(zip(ports, started, strict=True))
         return ports
 

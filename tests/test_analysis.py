@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(importlib.util.find_spec("tvm") is None, reason="TVM is not installed")
 def test_each_layer_says_what_it_computes_in_and_why_it_is_not_integers(model: Path) -> None:
-    result = analyze(str(model), target="raspberry-pi-4b", runtime="tvm")
+    result = analyze(str(model), target="raspberry-pi-5", runtime="tvm")
     kernels = {kernel["layer"]: kernel for kernel in result["kernels"]}
     assert kernels["down"]["kernel"] == "int8"
     assert kernels["up"]["kernel"] == "float32"

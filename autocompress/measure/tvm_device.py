@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from autocompress.core.compile_target import CompileTarget
@@ -50,6 +53,7 @@ class TvmDevice:
         self._known: str | None = None
         self._holder: AttachedWorker | None = None
         self._workers: list[AttachedWorker] = []
+        self._lock = threading.Lock()
         try:
             told = self.worker(threads=1).attach()
         except BaseException:
@@ -88,16 +92,25 @@ class TvmDevice:
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[TvmDevice]:
-        """The same device with a process of its own: nothing is loaded there yet."""
-        before = list(self._workers)
-        for worker in before:
-            worker.let_go()
+        """The same device with a process of its own: nothing is loaded there yet. Threads may each have one."""
+        self._let_go()
+        same = copy.copy(self)
+        same._workers, same._holder = [], None
         try:
-            yield self
+            yield same
         finally:
-            for worker in [worker for worker in self._workers if worker not in before]:
-                worker.close()
-                self._workers.remove(worker)
+            same.close()
+
+    def lanes(self) -> int:
+        """How many comparisons can run at once, each on a server of its own machine."""
+        worker = self._holder or self.worker(threads=1)
+        worker.attach()
+        return worker.machines()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            for worker in self._workers:
+                worker.let_go()
 
     def close(self) -> None:
         """Let go of the servers and end what was started here."""
@@ -143,7 +156,7 @@ class AttachedWorker(TvmWorker):
             asked = time.monotonic()
             try:
                 self.attach()
-                return super().ask(verb, fields, silence_seconds=silence_seconds + _SERVER_SECONDS, on_event=on_event)
+                told = super().ask(verb, fields, silence_seconds=silence_seconds + _SERVER_SECONDS, on_event=on_event)
             except AgentDiedError as error:
                 self._attached = 0
                 deaths += 1
@@ -153,6 +166,10 @@ class AttachedWorker(TvmWorker):
             except DeviceLostError as error:
                 self._attached = 0
                 self._find_another(error, asked)
+            else:
+                for reason in told.get("lost", ()):
+                    self._device.watch.on_message(f"{reason} Going on without it.")
+                return told
 
     def attach(self) -> dict[str, Any]:
         """Hold a server; what it says of itself, or nothing where it was held before.
@@ -166,9 +183,7 @@ class AttachedWorker(TvmWorker):
         device = self._device
         device.take(self)
         fields = {
-            "host": device.address.host,
-            "port": device.address.port,
-            "key": device.address.key,
+            **asdict(device.address),
             "target": None if device.wanted is None else device.wanted.to_dict(),
             "fingerprint": device.identity,
             "affinity": None if self.affinity is None else list(self.affinity),
@@ -176,6 +191,10 @@ class AttachedWorker(TvmWorker):
         told = super().ask("attach", fields, silence_seconds=_SERVER_SECONDS)
         self._attached = self.generation
         return told
+
+    def machines(self) -> int:
+        """How many servers of the device could each time something now."""
+        return int(super().ask("machines", asdict(self._device.address))["count"])
 
     def let_go(self) -> None:
         """Let another client have the server."""

@@ -34,7 +34,8 @@ from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.runtimes.tvm import Tuning, TvmArtifact, TvmRuntime
+from autocompress.measure.runtimes.tvm import TvmArtifact, TvmRuntime
+from autocompress.measure.runtimes.tvm_tuning import Tuning
 from autocompress.measure.timing import median_interval
 from autocompress.zoo.bert import bert_tiny
 from autocompress.zoo.mobilenet import mobilenet_tiny

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import pytest
 
 from autocompress.core.compile_target import CompileTarget
 from autocompress.core.errors import CandidateError, DeviceLostError, TargetError
-from autocompress.core.measurement import TimingPolicy
+from autocompress.core.measurement import PairedTiming, TimingPolicy
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.hardware.host import host_fingerprint
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
+from autocompress.measure.runtimes.tvm import TvmRuntime
+from autocompress.measure.runtimes.tvm_tuning import Tuning
 from autocompress.measure.tvm_device import TvmDevice
 
 pytestmark = pytest.mark.slow
@@ -168,3 +170,28 @@ def test_two_servers_of_a_key_tune_together_and_the_one_that_is_left_goes_on(
         assert messages == [f"The TVM server at 127.0.0.1:{first} is gone. Going on with 127.0.0.1:{second}."]
         with pytest.raises(DeviceLostError, match=r"has no server of key 'nano'; it has: pi"):
             TvmDevice(tvm_servers.url(key="nano"))
+
+
+def test_servers_of_several_machines_time_at_once_and_those_of_one_do_not(
+    tvm_servers: Any, conv_graph: Callable[..., ModelGraph], tmp_path: Path
+) -> None:
+    tvm_servers.start_tracker()
+    hosts = ("127.0.0.1", "127.0.0.2")
+    for host in hosts:
+        tvm_servers.start(host=host, key="pi")
+    with closing(TvmDevice(tvm_servers.url(key="pi"), watch=ONCE)) as device:
+        assert device.lanes() == 2
+        ready = threading.Barrier(2, timeout=60)
+
+        def compare(_: int) -> PairedTiming:
+            with device.fresh() as same:
+                runtime = runtime_on(same, tmp_path)
+                models = runtime.build(conv_graph()), runtime.build(conv_graph())
+                ready.wait()
+                return runtime.time(*models, SHORT)
+
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            timings = list(pool.map(compare, range(2)))
+        assert {timing.details["server"].rpartition(":")[0] for timing in timings} == set(hosts)
+        tvm_servers.start(key="pi")
+        assert device.lanes() == 1

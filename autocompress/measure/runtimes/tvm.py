@@ -8,10 +8,10 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,39 +28,12 @@ from autocompress.measure.runtimes.loaded import LoadedModel
 from autocompress.measure.runtimes.remote import MODEL_NAME, SavedGraph
 from autocompress.measure.runtimes.tensors import TensorSpec
 from autocompress.measure.runtimes.tvm_link import TvmWorker, WorkerDiedError
+from autocompress.measure.runtimes.tvm_tuning import Tuning
 from autocompress.measure.timing import paired_timing
 
 HOST = CompileTarget()
 #: Schedules, below the user's cache folder.
 SCHEDULES = "tvm"
-
-
-@dataclass(slots=True, kw_only=True)
-class Tuning:
-    """What may be spent on schedules, and what was.
-
-    Args:
-        trials: schedules to time for each kernel that has none; 0 runs kernels untuned where none is known.
-        seconds: for all models together; None for no limit.
-        transfer: whether a kernel may take over its nearest neighbour's schedule in place of being tuned.
-        spent: seconds so far.
-    """
-
-    trials_usual: ClassVar[int] = 16
-
-    trials: int = 0
-    seconds: float | None = None
-    transfer: bool = True
-    spent: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.trials < 0:
-            raise UserError(f"`--tune-trials` must be at least 0, but got {self.trials}.")
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that may still be spent; None for no limit."""
-        return None if self.seconds is None else max(0.0, self.seconds - self.spent)
 
 
 class RunningDevice(Protocol):

@@ -190,6 +190,16 @@ def free_servers(address: TvmAddress) -> int:
     return int(told["queue_info"].get(address.key, {}).get("free", 0))
 
 
+def free_machines(address: TvmAddress) -> int:
+    """How many servers of the key wait for a client; none where two share a machine, as neither is calm then."""
+    if not address.key:
+        return 0
+    told = _ask_tracker(address, [base.TrackerCode.SUMMARY], _TRACKER_SECONDS)
+    hosts = [s["addr"][0] for s in told["server_info"] if s["key"] == f"server:{address.key}"]
+    free = int(told["queue_info"].get(address.key, {}).get("free", 0))
+    return free if len(set(hosts)) == len(hosts) else 0
+
+
 def _connect(place: tuple[str, int], key: str, wanted: Wanted, seconds: float) -> RpcServer:
     name = f"{place[0]}:{place[1]}"
     try:

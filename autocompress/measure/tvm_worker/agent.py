@@ -21,6 +21,8 @@ from autocompress.measure.tvm_worker import targets
 #: Prefix of the functions that a client finds here besides TVM's own.
 PREFIX = "autocompress."
 _GPUS = ("cuda", "opencl", "vulkan")
+#: Addresses to listen at that name no network; a tracker then tells the one that it sees.
+_EVERYWHERE = ("", "0.0.0.0", "::")
 
 
 def serve(
@@ -56,7 +58,7 @@ def serve(
         while True:
             try:
                 # TVM's own `Server` ends for good when what it runs crashes.
-                tvm_server._listen_loop(listening, port, key, tracker, None, None)
+                tvm_server._listen_loop(listening, port, key, tracker, None, None if host in _EVERYWHERE else host)
             except RuntimeError as error:
                 on_message(f"{str(error).strip().splitlines()[-1]}: waiting for the next client.")
                 os.chdir(home)

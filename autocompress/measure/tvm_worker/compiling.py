@@ -17,6 +17,8 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 
 from autocompress.core.errors import CandidateError
+from autocompress.measure.tvm_worker.compiled_kernels import CompiledKernels, with_common_names
+from autocompress.measure.tvm_worker.dot_kernels import legalizers
 from autocompress.measure.tvm_worker.importing import to_relax
 from autocompress.measure.tvm_worker.layouts import fold_layouts, mark_weights
 from autocompress.measure.tvm_worker.onnx_constants import read_model
@@ -72,7 +74,7 @@ def lower(path: str | Path, target: tvm.target.Target, *, batch: int = 1) -> Low
     """
     model = read_model(path)
     inputs = _inputs(model, batch)
-    imported = to_relax(model, {tensor.name: tensor.shape for tensor in inputs})
+    imported = to_relax(model, {tensor.name: tensor.shape for tensor in inputs}, target)
     passes = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
@@ -80,7 +82,7 @@ def lower(path: str | Path, target: tvm.target.Target, *, batch: int = 1) -> Low
         relax.transform.ConvertLayout(_LAYOUTS),
         fold_layouts,
         *_pipeline(target).library_dispatch_passes(target),
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(legalizers(target)),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
@@ -94,11 +96,11 @@ def lower(path: str | Path, target: tvm.target.Target, *, batch: int = 1) -> Low
     return Lowered(module=module, inputs=inputs, outputs=_outputs(model, module), layers=imported.layers)
 
 
-def build(lowered: Lowered, target: tvm.target.Target, database: ms.Database) -> relax.VMExecutable:
-    """Schedule every kernel as the database says, and compile.
+def scheduled(lowered: Lowered, target: tvm.target.Target, database: ms.Database) -> tvm.IRModule:
+    """The model with every kernel scheduled as the database says.
 
     Raises:
-        CandidateError: TVM cannot compile it.
+        CandidateError: TVM cannot lower it.
     """
     with target, database, tvm.transform.PassContext(opt_level=3):
         passes: list[Any] = [relax.transform.MetaScheduleApplyDatabase()]
@@ -108,8 +110,31 @@ def build(lowered: Lowered, target: tvm.target.Target, database: ms.Database) ->
             rules = (dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction())
             passes.append(dlight.ApplyDefaultSchedule(*rules, dlight.gpu.Fallback()))
         passes += [*_pipeline(target).dataflow_lower_passes(target), *_pipeline(target).finalize_passes(target)]
-        module = tvm.transform.Sequential(passes)(lowered.module)
-        return relax.build(module, target=target, relax_pipeline=None)
+        return with_common_names(tvm.transform.Sequential(passes)(lowered.module))
+
+
+def build(
+    module: tvm.IRModule, target: tvm.target.Target, kernels: CompiledKernels, *, portable: bool
+) -> relax.VMExecutable:
+    """Compile the kernels of a scheduled model that are not compiled yet.
+
+    Args:
+        module: what :func:`scheduled` gave.
+        target: of its kernels.
+        kernels: that are known.
+        portable: whether the result has all it needs in it; else it runs in this process only, and loads in no time.
+
+    Raises:
+        CandidateError: TVM cannot compile it.
+    """
+    with target:
+        builder = relax.ExecBuilder()
+        rest = relax.vm_build._vmcodegen(builder, module, "bytecode")
+        functions = [function for function in rest.functions.values() if isinstance(function, tvm.tirx.PrimFunc)]
+        libraries = kernels.of(functions, target)
+        if not portable:
+            libraries = kernels.here(functions, libraries)
+        return relax.vm_build._vmlink(builder, target, ext_libs=libraries)
 
 
 def _pipeline(target: tvm.target.Target) -> Any:

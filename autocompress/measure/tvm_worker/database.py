@@ -25,10 +25,11 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule.instruction import Instruction, InstructionKind
 
+from autocompress.measure.tvm_worker.dot_schedules import dot_schedules
 from autocompress.measure.tvm_worker.intrinsics import load_intrinsics
 
 #: Raised when schedules found by an earlier way of tuning should not be taken again.
-FORMAT = 2
+FORMAT = 3
 FILE = "schedules.jsonl"
 
 
@@ -155,17 +156,21 @@ class ScheduleStore:
         return sorted(alike, key=lambda kernel: shape.distance(kernel.shape))[:most]
 
     def database(self, modules: Sequence[tvm.IRModule]) -> ms.Database:
-        """The schedules of some kernels as a database of TVM's."""
+        """The schedules of some kernels as a database of TVM's; where none is known, what dot products want by far."""
         found = ms.database.MemoryDatabase()
-        if self._kernels:
-            load_intrinsics(self._target)
+        load_intrinsics(self._target)
         for module in modules:
             kernel = self.find(module)
             if kernel is not None:
-                workload, seconds = found.commit_workload(module), list(kernel.seconds)
-                arguments = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
-                trace = kernel.schedule_trace(Shape.of(module).names)
-                found.commit_tuning_record(ms.database.TuningRecord(trace, workload, seconds, self._target, arguments))
+                trace, seconds = kernel.schedule_trace(Shape.of(module).names), list(kernel.seconds)
+            else:
+                first = next(dot_schedules(module, self._target), None)
+                if first is None:
+                    continue
+                trace, seconds = first.trace, [1.0]
+            workload = found.commit_workload(module)
+            arguments = ms.arg_info.ArgInfo.from_entry_func(module, remove_preproc=True)
+            found.commit_tuning_record(ms.database.TuningRecord(trace, workload, seconds, self._target, arguments))
         return found
 
     def keep(self, kernel: Kernel) -> None:

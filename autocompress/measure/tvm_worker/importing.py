@@ -30,12 +30,13 @@ class Imported:
     layers: tuple[LayerKernel, ...]
 
 
-def to_relax(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Imported:
+def to_relax(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], target: tvm.target.Target) -> Imported:
     """Import a model whose constants are folded.
 
     Args:
         model: see :func:`autocompress.measure.tvm_worker.onnx_constants.read_model`.
         shapes: of its inputs.
+        target: decides what is worth computing in integers.
 
     Raises:
         CandidateError: an operator that Relax cannot import; named with its node.
@@ -45,7 +46,7 @@ def to_relax(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Imp
         if node.op_type not in known and node.op_type not in ("If", "Constant"):
             raise CandidateError("build", _refused(node.op_type, node.name, "it has no such operator", node.domain))
     opset = next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), 1)
-    importer = _Importer(shapes)
+    importer = _Importer(shapes, target)
     with warnings.catch_warnings():
         # Renamed inputs are told as warnings; inputs are taken by their place.
         warnings.simplefilter("ignore")
@@ -61,9 +62,9 @@ def to_relax(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Imp
 class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer, which asks for integer kernels first and names the node that it fails at."""
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, shapes: Mapping[str, Sequence[int]], target: tvm.target.Target) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, "float32")
-        self.lowering = IntegerLowering(self.bb)
+        self.lowering = IntegerLowering(self.bb, target)
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> Any:
         name = str(attrs["tvm_custom"]["name"])

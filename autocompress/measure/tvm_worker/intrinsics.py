@@ -9,6 +9,8 @@ from pathlib import Path
 
 import tvm
 
+from autocompress.measure.tvm_worker.dot_products import dot_product_of
+
 _PACKAGE = "tvm.s_tir.tensor_intrin"
 
 
@@ -22,17 +24,8 @@ def load_intrinsics(target: tvm.target.Target) -> None:
         package = types.ModuleType(_PACKAGE)
         package.__path__ = [str(Path(tvm.__file__).parent / "s_tir" / "tensor_intrin")]
         sys.modules[_PACKAGE] = package
-    module = _module_of(target)
-    if module:
-        importlib.import_module(f"{_PACKAGE}.{module}")
-
-
-def _module_of(target: tvm.target.Target) -> str:
     if target.kind.name == "cuda":
-        return "cuda"
-    if target.kind.name != "llvm":
-        return ""
-    backend = str(target.attrs.get("mtriple", "")).partition("-")[0]
-    if backend in ("x86_64", "i686"):
-        return "x86"
-    return "arm_cpu" if backend.startswith(("aarch64", "arm")) else ""
+        importlib.import_module(f"{_PACKAGE}.cuda")
+    dot = dot_product_of(target)
+    if dot is not None:
+        dot.define()

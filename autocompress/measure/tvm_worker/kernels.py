@@ -13,6 +13,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from autocompress.hardware.host import usable_cores
+from autocompress.measure.tvm_worker.compiled_kernels import CONFIG
 
 #: Shortest time of one reading, milliseconds; a kernel that takes longer is run once after a warm-up.
 READING_MS = 8
@@ -84,7 +85,8 @@ class LocalKernels:
 
 def build_kernel(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
     """The code of one scheduled kernel; its weights are taken as packed already."""
-    return tvm.tirx.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module), target=target)
+    with tvm.transform.PassContext(opt_level=3, config=CONFIG):
+        return tvm.tirx.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module), target=target)
 
 
 def arguments_of(module: tvm.IRModule) -> list[ms.arg_info.ArgInfo]:

@@ -17,6 +17,8 @@ from tvm import relax, s_tir
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from autocompress.measure.tvm_worker.dot_schedules import sums_dot_products
+
 _ARITHMETIC = {
     "Add": operator.add,
     "Sub": operator.sub,
@@ -53,7 +55,8 @@ def mark_weights(module: tvm.IRModule, context: tvm.transform.PassContext) -> tv
     relax.analysis.post_order_visit(module["main"], visit)
     module = module.clone()
     for name, found in places.items():
-        if found:
+        # Weights of dot products are packed already.
+        if found and not sums_dot_products(tvm.IRModule({"main": module[name].with_attr("global_symbol", "main")})):
             module[name] = module[name].with_attr("layout_free_buffers", sorted(found))
     return module
 

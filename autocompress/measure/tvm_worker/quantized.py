@@ -3,7 +3,8 @@
 A layer becomes ``sum of integers`` (conv or matmul, int32), times ``input scale * weight scale`` of its channel in
 float32, plus its bias. What follows it (Relu, QuantizeLinear, an Add) is elementwise, so TVM's fusion puts it into the
 same kernel, and what travels between kernels is 8 bits. Scales are tensors, never literals: layers of one shape then
-share one kernel, and one tuning.
+share one kernel, and one tuning. On a processor only what its dot product instruction computes is worth it: other
+integer kernels take longer than float32's.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tvm
 from numpy.typing import NDArray
 from tvm import relax
 from tvm.ir import GenericConst
 
+from autocompress.measure.tvm_worker.dot_products import dot_product_of
+
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _EIGHT_BITS = ("int8", "uint8")
-_CONVS = {1: (relax.op.nn.conv1d, ("NCW", "OIW")), 2: (relax.op.nn.conv2d, ("NCHW", "OIHW"))}
 _RANGES = {"int8": (-128.0, 127.0), "uint8": (0.0, 255.0), "int16": (-32768.0, 32767.0), "uint16": (0.0, 65535.0)}
 
 
@@ -63,11 +66,14 @@ class IntegerLowering:
 
     Args:
         builder: that the importer emits into.
+        target: that the kernels are for.
     """
 
-    def __init__(self, builder: relax.BlockBuilder) -> None:
+    def __init__(self, builder: relax.BlockBuilder, target: tvm.target.Target) -> None:
         self.layers: list[LayerKernel] = []
         self._builder = builder
+        self._dot = dot_product_of(target)
+        self._needs_dot = target.kind.name == "llvm"
         # Keyed by the expression itself, which the values keep alive: an id is not taken twice.
         self._codes: dict[int, tuple[relax.Expr, _Codes]] = {}
 
@@ -126,6 +132,8 @@ class IntegerLowering:
             raise _RefusedError(f"its operands are {' and '.join(kinds)}, and integer kernels are for 8 bits")
         if data.scale.size != 1:
             raise _RefusedError("its activations have a scale for each channel")
+        if self._needs_dot and self._dot is None:
+            raise _RefusedError("this processor has no dot product of 8-bit numbers, without which float32 is faster")
         if op_type == "Conv":
             sums, axis = self._conv(data, weight, numbers, attributes)
         elif op_type in ("Gemm", "MatMul"):
@@ -149,36 +157,43 @@ class IntegerLowering:
         self, data: _Codes, weight: _Codes, numbers: NDArray[Any], attributes: Mapping[str, Any]
     ) -> tuple[relax.Expr, int]:
         spatial = numbers.ndim - 2
-        if spatial not in _CONVS:
+        if spatial not in (1, 2):
             raise _RefusedError(f"TVM has no integer Conv of {spatial} spatial axes")
+        groups = int(attributes.get("group", 1))
+        if self._needs_dot and groups > 1:
+            raise _RefusedError("it sums over channels of a group only, too few for a dot product")
         if weight.scale.size > 1 and weight.axis != 0:
             raise _RefusedError(f"its weight has scales along axis {weight.axis}")
         if bytes(attributes.get("auto_pad", b"NOTSET")) not in (b"NOTSET", b"VALID"):
             raise _RefusedError("its padding follows from the input's size (auto_pad)")
-        pads = [int(pad) for pad in attributes.get("pads", [0] * 2 * spatial)]
-        zero = int(data.zero_point.reshape(-1)[0])
-        codes = data.codes
+        self._check_fit(np.moveaxis(numbers, 1, -1))
+        codes, zero = self._operand(data)
+        totals = numbers.reshape(len(numbers), -1).sum(1, dtype=np.int64)
+        pads, strides, dilations = (
+            [int(value) for value in attributes.get(name, default)]
+            for name, default in (("pads", [0] * 2 * spatial), ("strides", [1] * spatial), ("dilations", [1] * spatial))
+        )
+        if spatial == 1:
+            codes, numbers = self._emit(relax.op.expand_dims(codes, 2)), numbers[:, :, None]
+            pads, strides, dilations = [0, pads[0], 0, pads[1]], [1, *strides], [1, *dilations]
         if zero and any(pads):
             # What lies outside is zero, whose code is the zero point.
-            width = [0, 0, 0, 0] + [pads[axis + end * spatial] for axis in range(spatial) for end in (0, 1)]
-            codes, pads = self._emit(relax.op.nn.pad(codes, width, "constant", pad_value=float(zero))), [0] * len(pads)
-        operator, layouts = {1: (relax.op.nn.conv1d, ("NCW", "OIW")), 2: (relax.op.nn.conv2d, ("NCHW", "OIHW"))}[
-            spatial
-        ]
+            width = [0, 0, 0, 0, pads[0], pads[2], pads[1], pads[3]]
+            codes, pads = self._emit(relax.op.nn.pad(codes, width, "constant", pad_value=float(zero))), [0] * 4
         sums = self._emit(
-            operator(
+            relax.op.nn.conv2d(
                 codes,
-                relax.const(numbers),
-                strides=[int(step) for step in attributes.get("strides", [1] * spatial)],
+                relax.const(np.ascontiguousarray(numbers)),
+                strides=strides,
                 padding=pads,
-                dilation=[int(step) for step in attributes.get("dilations", [1] * spatial)],
-                groups=int(attributes.get("group", 1)),
-                data_layout=layouts[0],
-                kernel_layout=layouts[1],
+                dilation=dilations,
+                groups=groups,
                 out_dtype="int32",
             )
         )
-        return self._without_zero(sums, zero, numbers.reshape(len(numbers), -1).sum(1, dtype=np.int64), 1), 1
+        if spatial == 1:
+            sums = self._emit(relax.op.squeeze(sums, 2))
+        return self._without_zero(sums, zero, totals, 1), 1
 
     def _matmul(
         self, op_type: str, data: _Codes, weight: _Codes, numbers: NDArray[Any], attributes: Mapping[str, Any]
@@ -193,10 +208,30 @@ class IntegerLowering:
         if weight.scale.size > 1 and weight.axis % 2 != (0 if flipped else 1):
             raise _RefusedError(f"its weight has scales along axis {weight.axis}, the one that is summed over")
         matrix = np.ascontiguousarray(numbers.T if flipped else numbers)
-        sums = self._emit(relax.op.matmul(data.codes, relax.const(matrix), out_dtype="int32"))
+        self._check_fit(matrix.T)
+        codes, zero = self._operand(data)
+        sums = self._emit(relax.op.matmul(codes, relax.const(matrix), out_dtype="int32"))
         last = len(sums.ty.shape) - 1
-        zero = int(data.zero_point.reshape(-1)[0])
         return self._without_zero(sums, zero, matrix.sum(0, dtype=np.int64), last), last
+
+    def _check_fit(self, weights: NDArray[Any]) -> None:
+        """Refuse weights ``(outputs, ..., inputs)`` that the processor's instruction cannot sum up exactly."""
+        if self._dot is not None and not self._dot.fits(weights):
+            raise _RefusedError(
+                "two of its products can exceed 16 bits, which is all that this processor's instruction keeps: "
+                "weights of 7 bits never do"
+            )
+
+    def _operand(self, data: _Codes) -> tuple[relax.Expr, int]:
+        """Codes of the type that the processor's instruction takes, and their zero point."""
+        zero = int(data.zero_point.reshape(-1)[0])
+        kind = str(data.codes.ty.dtype.dtype)
+        if self._dot is None or self._dot.data == kind:
+            return data.codes, zero
+        shift = 128 if self._dot.data == "uint8" else -128
+        wide = self._emit(relax.op.astype(data.codes, "int32"))
+        moved = self._emit(relax.op.add(wide, relax.const(np.int32(shift))))
+        return self._emit(relax.op.astype(moved, self._dot.data)), zero + shift
 
     def _without_zero(self, sums: relax.Expr, zero: int, totals: NDArray[Any], axis: int) -> relax.Expr:
         """``sum((x - zero) * w)`` from ``sum(x * w)``: take off ``zero * sum(w)``."""

@@ -170,8 +170,9 @@ class RemoteKernels:
         self._builders = ThreadPoolExecutor(max_workers=usable_cores())
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")
         self._grown = False
-        #: Names of the servers that timed a kernel.
+        #: Names of the servers that timed a kernel, and what was said of those that were lost over it.
         self.timed_on: set[str] = set()
+        self.lost: list[str] = []
 
     def read(self, modules: Sequence[tvm.IRModule]) -> list[Reading]:
         """Each kernel is timed on one server; one whose server is lost goes to another.
@@ -199,8 +200,9 @@ class RemoteKernels:
                 except AgentDiedError as error:
                     readings[index] = Reading(error=f"run: {error}")
                     server = self._remote.replace(server)
-                except DeviceLostError:
+                except DeviceLostError as error:
                     waiting.append(index)
+                    self.lost.append(str(error))
                     self._remote.drop(server)
                     return
 

@@ -19,8 +19,9 @@ from autocompress.core.errors import CandidateError
 from autocompress.measure import rounds
 from autocompress.measure.array_files import load_arrays, save_arrays
 from autocompress.measure.transports.tvm_address import TvmAddress
-from autocompress.measure.transports.tvm_rpc import Wanted
+from autocompress.measure.transports.tvm_rpc import Wanted, free_machines
 from autocompress.measure.tvm_worker import compiling, targets
+from autocompress.measure.tvm_worker.compiled_kernels import CompiledKernels
 from autocompress.measure.tvm_worker.database import FILE as SCHEDULES_FILE
 from autocompress.measure.tvm_worker.database import Kernel, ScheduleStore
 from autocompress.measure.tvm_worker.kernels import KernelTimer, LocalKernels
@@ -36,17 +37,17 @@ class Loaded:
     """A compiled model that this machine can run.
 
     Args:
-        lowered: what it was compiled from.
-        executable: the code.
+        module: its scheduled kernels and what calls them.
+        made_for: what they were compiled for, as TVM has it.
         machine: TVM's virtual machine that runs it; None where the code is for another processor.
         device: that it runs on; None likewise.
-        target: what it was compiled for.
+        target: likewise, as profiles have it.
         schedules: of its kernels, where they are known.
         library: its code in a file, where it was compiled for a server.
     """
 
-    lowered: compiling.Lowered
-    executable: relax.VMExecutable
+    module: tvm.IRModule
+    made_for: tvm.target.Target
     machine: relax.VirtualMachine | None
     device: tvm.runtime.Device | None
     target: CompileTarget
@@ -64,6 +65,7 @@ class Session:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._models: dict[int, Loaded] = {}
+        self._compiled = CompiledKernels()
         self._count = 0
         self._remote: Remote | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="autocompress-")
@@ -97,7 +99,8 @@ class Session:
         Returns:
             ``handle`` for further requests, ``inputs`` and ``outputs`` (name, dtype, shape), ``layers`` (what each
             computes in), ``kernels`` (what each one's schedule comes from), ``target`` as TVM has it, ``timed_on``
-            (the servers that timed kernels) and ``seconds`` of the stages.
+            (the servers that timed kernels), ``lost`` (what is said of those lost over it) and ``seconds`` of the
+            stages.
         """
         for handle in fields.get("drop", ()):
             self._drop(int(handle))
@@ -112,7 +115,10 @@ class Session:
         with self._kernels(target, wanted, device) as timer:
             Tuner(target, store, timer, tell).schedule(tasks, TuningRequest.from_fields(fields["tuning"]))
         tuned = time.perf_counter()
-        executable = compiling.build(lowered, target, store.database([task.module for task in tasks]))
+        module = compiling.scheduled(lowered, target, store.database([task.module for task in tasks]))
+        executable = compiling.build(
+            module, target, self._compiled, portable=device is None or self._remote is not None
+        )
         machine = None if device is None else relax.VirtualMachine(executable, device)
         self._count += 1
         library = None
@@ -121,8 +127,8 @@ class Session:
         built = time.perf_counter()
         known = [store.find(task.module) for task in tasks]
         self._models[self._count] = Loaded(
-            lowered=lowered,
-            executable=executable,
+            module=module,
+            made_for=target,
             machine=machine,
             device=device,
             target=wanted,
@@ -136,7 +142,7 @@ class Session:
             "layers": [asdict(layer) for layer in lowered.layers],
             "kernels": [_kernel(task, kernel) for task, kernel in zip(tasks, known, strict=True)],
             "target": str(target),
-            "timed_on": sorted(timer.timed_on) if isinstance(timer, RemoteKernels) else [],
+            **_servers(timer),
             "seconds": {"lower": imported - started, "tune": tuned - imported, "build": built - tuned},
         }
 
@@ -176,7 +182,8 @@ class Session:
         model, folder = self.loaded(fields["handle"]), Path(fields["folder"])
         lines = [json.dumps(asdict(kernel)) + "\n" for kernel in model.schedules]
         (folder / SCHEDULES_FILE).write_text("".join(lines), encoding="utf-8")
-        return {"library": link(model.executable, model.target, folder / "model").name}
+        executable = compiling.build(model.module, model.made_for, self._compiled, portable=True)
+        return {"library": link(executable, model.target, folder / "model").name}
 
     def attach(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
         """From now on compile for servers at ``host``, ``port`` (of ``key``), and run there.
@@ -194,8 +201,7 @@ class Session:
             target=None if target is None else CompileTarget.from_dict(target),
             fingerprint=fields["fingerprint"],
         )
-        address = TvmAddress(host=fields["host"], port=int(fields["port"]), key=fields["key"])
-        self._remote = Remote(address, wanted)
+        self._remote = Remote(_address(fields), wanted)
         return {"server": self._remote.server.name, **self._remote.server.about}
 
     def detach(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
@@ -204,6 +210,10 @@ class Session:
             self._remote.shrink(0)
             self._remote = None
         return {}
+
+    def machines(self, fields: Mapping[str, Any], tell: Event) -> dict[str, Any]:
+        """How many servers at ``host``, ``port`` (of ``key``) could time at once now, with the one held: ``count``."""
+        return {"count": 1 + free_machines(_address(fields))}
 
     def loaded(self, handle: int) -> Loaded:
         """A model by its handle.
@@ -275,6 +285,18 @@ class Session:
         return function
 
 
+def _address(fields: Mapping[str, Any]) -> TvmAddress:
+    return TvmAddress(host=fields["host"], port=int(fields["port"]), key=fields["key"])
+
+
+def _servers(timer: KernelTimer | None) -> dict[str, Any]:
+    return (
+        {"timed_on": sorted(timer.timed_on), "lost": timer.lost}
+        if isinstance(timer, RemoteKernels)
+        else {"timed_on": [], "lost": []}
+    )
+
+
 def _kernel(task: Task, known: Kernel | None) -> dict[str, Any]:
     """A kernel of a model and its schedule's origin; a digest names it across models."""
     about = {"name": task.name, "digest": task.digest, "calls": task.calls}
@@ -292,6 +314,7 @@ VERBS: dict[str, Callable[[Session, Mapping[str, Any], Event], dict[str, Any]]] 
     "export": Session.export,
     "attach": Session.attach,
     "detach": Session.detach,
+    "machines": Session.machines,
     "run": Session.run,
     "time": Session.time,
 }

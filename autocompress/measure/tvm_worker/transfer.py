@@ -12,13 +12,15 @@ from tvm.s_tir import meta_schedule as ms
 from autocompress.measure.tvm_worker.tiles import nearest_tiles
 
 
-def transferred(context: ms.TuneContext, module: tvm.IRModule, trace: s_tir.Trace) -> s_tir.Schedule | None:
+def transferred(
+    module: tvm.IRModule, trace: s_tir.Trace, postprocessors: Sequence[ms.Postproc]
+) -> s_tir.Schedule | None:
     """The schedule of a trace on a kernel of the same kind, or None where it does not apply.
 
     Args:
-        context: of the kernel; its postprocessors finish the schedule.
         module: the unscheduled kernel.
         trace: of the other one's schedule.
+        postprocessors: finish the schedule.
     """
     schedule = s_tir.Schedule(module, seed=1, error_render_level="none")
 
@@ -31,7 +33,7 @@ def transferred(context: ms.TuneContext, module: tvm.IRModule, trace: s_tir.Trac
     try:
         trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=adapted)
         schedule.enter_postproc()
-        fits = all(postprocessor.apply(schedule) for postprocessor in context.space_generator.postprocs)
+        fits = all(postprocessor.apply(schedule) for postprocessor in postprocessors)
     except Exception:  # TVM raises its own kinds where an instruction does not fit
         return None
     return schedule if fits else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from autocompress.hardware.host import usable_cores
 from autocompress.measure.tvm_worker.database import Kernel, ScheduleStore, Shape, digest_of, packed_trace
+from autocompress.measure.tvm_worker.dot_schedules import dot_schedules, sums_dot_products
 from autocompress.measure.tvm_worker.intrinsics import load_intrinsics
 from autocompress.measure.tvm_worker.kernels import KernelTimer, Reading
 from autocompress.measure.tvm_worker.transfer import transferred
@@ -107,6 +109,7 @@ class Tuner:
 
     def _schedule(self, tasks: Collection[Task], request: TuningRequest) -> None:
         started = time.monotonic()
+        load_intrinsics(self._target)
         for place, task in enumerate(tasks):
             if self._timer is None or task.digest in request.skip or self._enough(task, request):
                 continue
@@ -127,7 +130,8 @@ class Tuner:
         """Replay the nearest kernels' schedules, keep the fastest; False where none is worth it."""
         assert self._timer is not None
         shape = Shape.of(task.module)
-        found = self._replayed(task, shape, self._context(task, request))
+        listed = sums_dot_products(task.module)
+        found = self._replayed(task, () if listed else self._context(task, request).space_generator.postprocs)
         readings = self._timer.read([schedule.mod for _, schedule in found]) if found else []
         timed = [(schedule, reading) for (_, schedule), reading in zip(found, readings, strict=True)]
         best = _fastest(timed)
@@ -137,21 +141,44 @@ class Tuner:
         expected = source.mean_seconds * shape.work / source.shape.work
         if request.trials and best[1].mean_seconds > _WORTH * expected:
             return False
-        self._keep(task, shape, best, origin="transferred", trials=len(found), source=source.digest)
+        self._keep(task, best, origin="transferred", trials=len(found), source=source.digest)
         return True
 
     def _tune(self, task: Task, request: TuningRequest, seconds: float | None) -> None:
-        """MetaSchedule's search, one batch after another, besides the kernel as it is and its neighbours' schedules."""
-        assert self._timer is not None
+        """Time schedules, one batch after another, and keep the fastest."""
         ends = math.inf if seconds is None else time.monotonic() + seconds
+        found, trials = self._listed(task, request, ends)
+        if not found:
+            found, trials = self._searched(task, request, ends)
+        best = _fastest(found)
+        if best is not None:
+            self._keep(task, best, origin="tuned", trials=trials)
+
+    def _listed(self, task: Task, request: TuningRequest, ends: float) -> tuple[list[Timed], int]:
+        """The first schedules of a kernel that sums dot products, and how many trials that counts as."""
+        assert self._timer is not None
+        schedules = dot_schedules(task.module, self._target)
+        found: list[Timed] = []
+        while time.monotonic() < ends:
+            batch = list(itertools.islice(schedules, min(_BATCH, request.trials - len(found))))
+            if not batch:
+                # A kernel with fewer schedules than were asked for has none that is left to time.
+                return found, request.trials
+            found += zip(batch, self._timer.read([schedule.mod for schedule in batch]), strict=True)
+            self._tell({"kernel": task.name, "digest": task.digest, "trials": len(found)})
+        return found, len(found)
+
+    def _searched(self, task: Task, request: TuningRequest, ends: float) -> tuple[list[Timed], int]:
+        """MetaSchedule's search, besides the kernel as it is and its neighbours' schedules; likewise."""
+        assert self._timer is not None
         context = self._context(task, request)
         database = ms.database.MemoryDatabase()
         workload = database.commit_workload(task.module)
         learns = request.trials >= _LEARNING_TRIALS
         model = ms.cost_model.XGBModel(num_tuning_cores=usable_cores()) if learns else ms.cost_model.RandomModel()
         context.pre_tuning(request.trials, _BATCH, None, database, model)
-        shape = Shape.of(task.module)
-        given = [s_tir.Schedule(task.module), *(schedule for _, schedule in self._replayed(task, shape, context))]
+        replayed = self._replayed(task, context.space_generator.postprocs)
+        given = [s_tir.Schedule(task.module), *(schedule for _, schedule in replayed)]
         found = list(zip(given, self._timer.read([schedule.mod for schedule in given]), strict=True))
         exhausted = False
         while time.monotonic() < ends:
@@ -172,22 +199,18 @@ class Tuner:
             model.update(context, candidates, results)
             self._tell({"kernel": task.name, "digest": task.digest, "trials": len(found) - len(given)})
         context.post_tuning()
-        best = _fastest(found)
-        if best is not None:
-            # A kernel with fewer schedules than were asked for has none that is left to time.
-            trials = request.trials if exhausted else len(found) - len(given)
-            self._keep(task, shape, best, origin="tuned", trials=trials)
+        return found, request.trials if exhausted else len(found) - len(given)
 
-    def _replayed(self, task: Task, shape: Shape, context: ms.TuneContext) -> list[tuple[Kernel, s_tir.Schedule]]:
+    def _replayed(self, task: Task, finish: Sequence[ms.Postproc]) -> list[tuple[Kernel, s_tir.Schedule]]:
         """The nearest tuned kernels of the same kind with their schedules on this one, where they apply."""
+        shape = Shape.of(task.module)
         return [
             (kernel, schedule)
             for kernel in self._store.nearest(shape)
-            if (schedule := transferred(context, task.module, kernel.schedule_trace(shape.names))) is not None
+            if (schedule := transferred(task.module, kernel.schedule_trace(shape.names), finish)) is not None
         ]
 
     def _context(self, task: Task, request: TuningRequest) -> ms.TuneContext:
-        load_intrinsics(self._target)
         # The usual population of 512 and 4 generations take longer than timing a handful of schedules does.
         population, generations = (128, 3) if request.trials >= _LEARNING_TRIALS else (32, 1)
         strategy = ms.search_strategy.EvolutionarySearch(
@@ -196,18 +219,24 @@ class Tuner:
         return ms.TuneContext(
             task.module,
             target=self._target,
-            space_generator="post-order-apply",
+            space_generator=self._space(),
             search_strategy=strategy,
             task_name=task.name,
             rand_state=request.seed,
             num_threads=usable_cores(),
         )
 
-    def _keep(self, task: Task, shape: Shape, best: Timed, *, origin: str, trials: int, source: str = "") -> None:
+    def _space(self) -> ms.SpaceGenerator | str:
+        """MetaSchedule's own; on processors without the dot products that it knows, which need other layouts."""
+        if self._target.kind.name != "llvm":
+            return "post-order-apply"
+        return ms.space_generator.PostOrderApply(sch_rules="llvm", postprocs="llvm", mutator_probs="llvm")
+
+    def _keep(self, task: Task, best: Timed, *, origin: str, trials: int, source: str = "") -> None:
         schedule, reading = best
         kernel = Kernel(
             digest=task.digest,
-            shape=shape,
+            shape=Shape.of(task.module),
             origin=origin,
             trials=trials,
             seconds=reading.seconds,

@@ -20,6 +20,8 @@ def main() -> None:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # TVM takes torch where it is there, which is 2 seconds of each process, and needs none of it here.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     from autocompress.measure.tvm_worker.session import VERBS, Session
 
     session = Session(threads=int(os.environ["TVM_NUM_THREADS"]))

@@ -15,7 +15,8 @@ from autocompress.core.errors import CandidateError, ModelError
 from autocompress.core.measurement import TimingPolicy
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
+from autocompress.measure.runtimes.tvm import TvmRuntime
+from autocompress.measure.runtimes.tvm_tuning import Tuning
 
 pytest.importorskip("tvm")
 SHORT = TimingPolicy(block_ms=4.0, max_seconds=0.3, warmup_seconds=0.02)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from autocompress.core.compile_target import CompileTarget
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.runtimes.tvm import TvmArtifact, TvmRuntime
 
@@ -27,13 +28,14 @@ class Layer:
     activation: str = "uint8"
     zero_point: int = 0
     bias: bool = True
+    largest: int = 63
     packed: bool = False
 
     def model(self) -> bytes:
         """x -> Q -> DQ -> layer -> Relu -> Q -> DQ -> y, per-channel 7-bit weights: x86 without VNNI is exact then."""
         rng = np.random.default_rng(3)
         kind = np.dtype(self.activation)
-        low, high = (-8, 8) if self.packed else (-63, 64)
+        low, high = (-8, 8) if self.packed else (-self.largest, self.largest + 1)
         channels = self.weight[self.axis]
         arrays: dict[str, np.ndarray] = {
             "w": rng.integers(low, high, self.weight).astype(np.int8),
@@ -94,9 +96,8 @@ INTEGER = {
         activation="int8",
         zero_point=-128,
     ),
-    "depthwise": Layer(op_type="Conv", weight=(4, 1, 3, 3), data=(1, 4, 6, 6), attributes={"group": 4}, bias=False),
-    "grouped, dilated": Layer(
-        op_type="Conv", weight=(6, 2, 3, 3), data=(1, 4, 8, 8), attributes={"group": 2, "dilations": [2, 2]}
+    "dilated, odd sizes": Layer(
+        op_type="Conv", weight=(6, 5, 3, 3), data=(1, 5, 9, 8), attributes={"dilations": [2, 2], "pads": [1, 1, 1, 1]}
     ),
     "conv1d": Layer(op_type="Conv", weight=(5, 3, 3), data=(1, 3, 9), attributes={"pads": [1, 1]}, zero_point=9),
     "gemm": Layer(op_type="Gemm", weight=(5, 7), data=(1, 7), attributes={"transB": 1}, zero_point=99),
@@ -123,13 +124,39 @@ def test_a_quantized_layer_runs_in_integers(tvm_runtime: TvmRuntime, name: str) 
     assert [told["kernel"] for told in artifact.told["layers"]] == ["int8"]
 
 
-def test_an_integer_conv_transpose_is_computed_in_floats_and_says_why(tvm_runtime: TvmRuntime) -> None:
-    layer = Layer(op_type="ConvTranspose", weight=(4, 3, 2, 2), data=(1, 4, 5, 5), axis=0)
+FLOATS = {
+    "TVM has no integer ConvTranspose": Layer(op_type="ConvTranspose", weight=(4, 3, 2, 2), data=(1, 4, 5, 5)),
+    "it sums over channels of a group only, too few for a dot product": Layer(
+        op_type="Conv", weight=(4, 1, 3, 3), data=(1, 4, 6, 6), attributes={"group": 4}, bias=False
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", FLOATS)
+def test_what_has_no_integer_kernel_is_computed_in_floats_and_says_why(tvm_runtime: TvmRuntime, reason: str) -> None:
+    layer = FLOATS[reason]
     artifact = _agree(tvm_runtime, layer.model(), layer.data)
-    (told,) = artifact.told["layers"]
-    assert told["kernel"] == "float32"
-    assert told["reason"] == "TVM has no integer ConvTranspose"
-    assert told["node"] == "layer"
+    assert artifact.told["layers"] == [
+        {"node": "layer", "op_type": layer.op_type, "kernel": "float32", "reason": reason}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mcpu", "weights", "reason"),
+    [
+        ("cascadelake", 127, ""),
+        ("haswell", 64, ""),
+        ("haswell", 127, "two of its products can exceed 16 bits"),
+        ("nehalem", 64, "this processor has no dot product of 8-bit numbers"),
+    ],
+)
+def test_a_processor_decides_what_is_exact_in_integers(
+    tvm_runtime: TvmRuntime, mcpu: str, weights: int, reason: str
+) -> None:
+    runtime = TvmRuntime(worker=tvm_runtime.worker, target=CompileTarget(triple="x86_64-linux-gnu", mcpu=mcpu))
+    (told,) = runtime.explain(replace(CONV, largest=weights).model())
+    assert told["kernel"] == ("float32" if reason else "int8")
+    assert told["reason"].startswith(reason)
 
 
 def test_layers_of_one_shape_share_a_kernel_whatever_their_scales(tvm_runtime: TvmRuntime) -> None:

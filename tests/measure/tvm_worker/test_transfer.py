@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from autocompress.compress.prune import prune
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
-from autocompress.measure.runtimes.tvm import Tuning, TvmRuntime
+from autocompress.measure.runtimes.tvm import TvmRuntime
+from autocompress.measure.runtimes.tvm_tuning import Tuning
 
 
 @pytest.mark.slow
