@@ -17,6 +17,7 @@ from autocompress.graph.codes import integers_of
 from autocompress.graph.operator_node import Function, OperatorNode
 from autocompress.graph.operators import DOMAINS, SCALARS_ARE_SETTINGS, TAKES_MODE, TRAINABLE, build_function
 from autocompress.graph.operators_quantized import integer_outputs, keeps_codes
+from autocompress.graph.operators_sizes import sizes_function, with_tensors
 from autocompress.graph.plane_weights import PlaneWeights
 from autocompress.graph.stored_weights import HalfWeight, IntegerWeight, Stored, masked_weights, stored_weights
 
@@ -80,7 +81,7 @@ class GraphModule(nn.Module):
         constants |= self._planes.codes
         self._stored, self._frozen = stored_weights(nodes, initializers, self.output_names)
         self._stored |= masked_weights(initializers, masks or {})
-        functions, codes = _functions(nodes, self._stored)
+        functions, codes = _functions(nodes, self._stored, self.output_names)
         slots: dict[str, int] = {name: i + 1 for i, name in enumerate(self.input_names)}
         self._keys: dict[str, str] = {}
         self._loads: list[tuple[int, str, Stored | None]] = []
@@ -147,7 +148,8 @@ class GraphModule(nn.Module):
         Args:
             batches: inputs in the graph's order, a tuple for each batch.
             before: called with each node and what it is about to read: for each batch, a list of its inputs.
-            after: called with each node and its first output for each batch.
+            after: called with each node and its first output for each batch: a tensor, or plain numbers where it is
+                computed from sizes.
         """
         runs = [self._loaded(inputs) for inputs in batches]
         for step in self._program:
@@ -279,17 +281,23 @@ def _read(
 
 
 def _functions(
-    nodes: list[tuple[OperatorNode, tuple[str, ...]]], stored: Mapping[str, Stored]
+    nodes: list[tuple[OperatorNode, tuple[str, ...]]], stored: Mapping[str, Stored], outputs: Sequence[str]
 ) -> tuple[list[Function], dict[str, torch.dtype]]:
     """The function of each node, and values that are floats holding integers of a type."""
     codes = {name: torch.int32 for name, kept in stored.items() if isinstance(kept, IntegerWeight)}
     functions: list[Function] = []
+    ranks: dict[str, int] = {}
     for node, names in nodes:
+        sizes = None if names[0] in outputs else sizes_function(node, ranks)
+        if sizes is not None:
+            functions.append(sizes[0])
+            ranks[names[0]] = sizes[1]
+            continue
         if keeps_codes(node) and node.inputs[0] in codes:
             functions.append(_as_it_is)
             codes[names[0]] = codes[str(node.inputs[0])]
             continue
-        functions.append(build_function(node))
+        functions.append(with_tensors(node, build_function(node), ranks))
         codes.update({name: kind for name, kind in zip(names, integer_outputs(node), strict=False) if kind is not None})
     return functions, codes
 

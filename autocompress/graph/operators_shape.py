@@ -27,10 +27,12 @@ _DTYPES = {
 }
 
 
-def _listed(constant: tuple[int, ...] | None, value: Tensor | None) -> list[int]:
-    """Integers known at construction, else those of a tensor."""
+def _listed(constant: tuple[int, ...] | None, value: Tensor | list[int] | int | None) -> list[int]:
+    """Integers known at construction, else those of a tensor, or plain numbers."""
     if constant is not None:
         return list(constant)
+    if isinstance(value, list | int):
+        return value if isinstance(value, list) else [value]
     return [] if value is None else [int(v) for v in value.reshape(-1).tolist()]
 
 

@@ -123,7 +123,8 @@ class Reconstruction:
 
         def measure(node: OperatorNode, written: list[Any]) -> None:
             nonlocal widest
-            widest = max(widest, written[0].numel() * written[0].element_size())
+            if isinstance(written[0], Tensor):
+                widest = max(widest, written[0].nbytes)
 
         GraphModule(self._teacher).eval().walk([few], after=measure)
         samples = max(8, min(self._samples, LARGEST_BYTES * len(few[0]) // widest))

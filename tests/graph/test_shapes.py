@@ -46,7 +46,12 @@ def test_a_batch_that_is_folded_into_another_axis_is_counted_for_one_sample(writ
 
 def test_a_graph_that_contradicts_itself_is_refused(write: Any) -> None:
     with pytest.raises(ModelError, match="contradicts itself"):
-        write([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((5, 3), np.float32)}, {"x": (FLOAT, [2, 4])}, {"y": FLOAT})
+        write(
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"w": np.ones((5, 3), np.float32)},
+            {"x": (FLOAT, [2, 4])},
+            {"y": FLOAT},
+        )
 
 
 def test_large_initializers_are_left_out_of_what_inference_copies(write: Any) -> None:
