@@ -98,9 +98,16 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], features:
     for mine, whole, feature in zip(student, teacher, features, strict=True):
         wanted = whole
         for axis, indices in feature.kept.items():
-            wanted = wanted.index_select(axis, indices)
+            wanted = _selected(wanted, axis, indices)
         total = total + relative_squared_error(mine.float(), wanted.float())
     return total / max(1, len(features))
+
+
+def _selected(values: Tensor, axis: int, indices: Tensor) -> Tensor:
+    """The entries of one axis; images stay channels last."""
+    if axis == 1 and values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.movedim(1, -1).index_select(-1, indices).movedim(-1, 1)
+    return values.index_select(axis, indices)
 
 
 def _joined(graph: ModelGraph) -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 
 from autocompress.compress.apply import Compressor
 from autocompress.core.plan import CompressionPlan
+from autocompress.graph.executor import GraphModule
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.features import (
@@ -104,3 +105,24 @@ def match_free(axis: int, kept: list[int]):  # type: ignore[no-untyped-def]
     from autocompress.recover.features import Feature
 
     return Feature(teacher="t", student="s", kept={axis: torch.tensor(kept)})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_images_never_leaves_channels_last(channels: int) -> None:
+    """Neither values nor gradients, whatever the number of channels and with some of them gone."""
+    graph = load_model(resnet20(channels).eval(), (X[:, :channels],))
+    plan = CompressionPlan(prune={"*": 0.25})
+    compressor = Compressor(graph)
+    student = compressor.pruned(plan)
+    points = feature_points(graph)
+    features = match_features(graph, student, points, compressor.kept_values(plan))
+    assert any(feature.kept for feature in features)
+    teacher = GraphModule(with_outputs(graph, points), channels_last=True).eval()
+    module = GraphModule(with_outputs(student, [f.student for f in features]), channels_last=True).train()
+    places = dict(zip(points, teacher(X[:, :channels])[1:], strict=True))
+    _, *mine = module(X[:, :channels])
+    loss = feature_loss(mine, [places[feature.teacher].detach() for feature in features], features)
+    gradients = torch.autograd.grad(loss, mine, retain_graph=True)
+    for value in (*mine, *gradients):
+        assert value.is_contiguous(memory_format=torch.channels_last)
+        assert not value.is_contiguous()

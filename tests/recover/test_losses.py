@@ -86,3 +86,9 @@ def test_scores_of_two_or_more_classes_are_class_like() -> None:
     assert not is_class_like(torch.zeros(3, 1))
     assert not is_class_like(torch.zeros(3, 2, 2))
     assert not is_class_like(torch.zeros(3, 2, dtype=torch.int64))
+
+
+def test_gradients_of_images_stay_channels_last() -> None:
+    student, teacher = (torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    (gradient,) = torch.autograd.grad(relative_squared_error(student.requires_grad_(), teacher), student)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
