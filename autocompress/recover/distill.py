@@ -163,9 +163,11 @@ class Distiller:
                 if should_stop is not None and should_stop():
                     raise Interrupted(f"healing stopped at step {step} of {plan.steps}")
                 losses.append(self._step(module, optimizer, plan, step, size, features, parts))
+        # What is trained further is only judged by them.
+        samples = self._statistics_samples // (4 if start_step + steps < plan.steps else 1)
         # One batch after the other: running statistics are the module's own.
         with Parts(self._threads, whole=True).running(size):
-            update_statistics(module, clean_batches(pruned, self._dataset, self._statistics_samples, 64))
+            update_statistics(module, clean_batches(pruned, self._dataset, samples, 64))
         last = losses[-10:]
         return HealResult(
             graph=pruned.with_weights(module),
