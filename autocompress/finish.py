@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from autocompress.core.measurement import CAREFUL, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
 from autocompress.core.trial import Trial
 from autocompress.evaluate.accuracy import QualityEvaluator
-from autocompress.evaluate.agreement import agreement_of, quality_with_device, tolerance_of
 from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.store import MeasurementStore
@@ -22,8 +22,6 @@ FINAL_SHARE = 0.15
 #: Seconds besides the timing itself that one file takes: a fresh process loads two models.
 _FRESH_START = 1.5
 _SHORTEST = 1.5
-#: Samples on which a front's files must say the same on the device as here.
-AGREEING_SAMPLES = 16
 Finalist = tuple[Trial, Path]
 
 
@@ -65,39 +63,6 @@ def score_on_test_set(
     return found
 
 
-def check_agreement(
-    finalists: Sequence[Finalist], inputs: Batch, here: Runtime, there: Runtime, watch: Watch
-) -> tuple[list[Finalist], list[str]]:
-    """Note whether a device computes what this machine computed, where quality was scored here.
-
-    Args:
-        finalists: trials with their files.
-        inputs: a few samples, each ``(n, ...)``.
-        here: runtime of this machine.
-        there: runtime of the device.
-        watch: told of each file.
-
-    Returns:
-        The trials, their quality's ``details["device"]`` tells how the outputs differ, and a remark for each file whose
-        outputs differ by more than rounding does.
-
-    Raises:
-        Interrupted: the user asked to stop.
-    """
-    found, remarks = [], []
-    for trial, path in finalists:
-        if watch.should_stop():
-            raise Interrupted
-        watch.on_stage(-1, trial.candidate.label, "outputs on the device")
-        tolerance = tolerance_of(trial.candidate.plan)
-        agreement = agreement_of(here.build(path).run(inputs), there.build(path).run(inputs), tolerance=tolerance)
-        found.append((quality_with_device(trial, agreement), path))
-        if not agreement.holds:
-            name = str(there.describe()["name"])
-            remarks.append(f"Trial {trial.number} computes something else in {name} there: {agreement}.")
-    return found, remarks
-
-
 def measure_again(
     finalists: Sequence[Finalist],
     baseline: Path,
@@ -111,8 +76,11 @@ def measure_again(
     affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
+    lanes: int = 1,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
+
+    With several ``lanes`` as many files are timed at once, each beside the uncompressed model on one device.
 
     Raises:
         Interrupted: the user asked to stop.
@@ -123,11 +91,12 @@ def measure_again(
         reference_ms=reference_ms,
         target=target,
         threads=threads,
-        policy=_policy(budget_seconds, len(finalists)),
+        policy=_policy(budget_seconds, math.ceil(len(finalists) / lanes)),
         sample=sample,
         affinity=affinity,
         fresh=fresh,
         store=store,
+        lanes=lanes,
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )

@@ -18,19 +18,13 @@ from autocompress.core.request import SearchObserver, SearchOutcome, SearchReque
 from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
 from autocompress.evaluate.accuracy import QualityEvaluator
+from autocompress.evaluate.agreement import AgreementCheck
 from autocompress.evaluate.bfloat16 import QualityRuntime
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
-from autocompress.finish import (
-    AGREEING_SAMPLES,
-    Watch,
-    check_agreement,
-    measure_again,
-    reserve_seconds,
-    score_on_test_set,
-)
+from autocompress.finish import Watch, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms
@@ -51,6 +45,8 @@ from autocompress.store.optuna_store import OptunaStore
 from autocompress.store.run_dir import RunFolder
 from autocompress.store.run_log import LoggedObserver
 
+#: Samples on which an artifact must say the same on the device as here.
+AGREEING_SAMPLES = 16
 #: Share of a time budget for sensitivities.
 SENSITIVITY_SHARE = 0.12
 _REFERENCE = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
@@ -222,8 +218,17 @@ class _Search:
             manifest["reference_ms"] = reference_level_ms(timing)
             manifest["reference_samples_ms"] = list(timing.kept_reference_ms)
         value = float(manifest["reference_ms"])
-        scorer = MeasuredLatency(runtime=self._timer, baseline=baseline, reference_ms=value, target=place.target.name)
-        return scorer, value
+        agreement = None
+        if place.computes_elsewhere:
+            inputs = self._data.validation.batch(range(min(AGREEING_SAMPLES, len(self._data.validation))))[0]
+            agreement = AgreementCheck(self._runner.build, inputs, name=place.spec.name)
+        return MeasuredLatency(
+            runtime=self._timer,
+            baseline=baseline,
+            reference_ms=value,
+            target=place.target.name,
+            agreement=agreement,
+        ), value
 
     def _further(self, manifest: dict[str, Any], constraints: Sequence[Constraint]) -> list[MetricScorer]:
         """Scorers of the metrics besides latency and size that are asked for.
@@ -377,10 +382,6 @@ class _Search:
         quality = None if test is None else QualityEvaluator(self._runner, test, self._reference)
         try:
             tested = score_on_test_set(fresh, quality, self._runner, watch)
-            if self._place.computes_elsewhere:
-                inputs = self._data.validation.batch(range(min(AGREEING_SAMPLES, len(self._data.validation))))[0]
-                tested, remarks = check_agreement(tested, inputs, self._runner, self._timer, watch)
-                self._messages.extend(remarks)
             if self._place.measured:
                 tested = measure_again(
                     tested,
@@ -396,6 +397,7 @@ class _Search:
                     if not self._place.has_fresh_timers
                     else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
                     store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
+                    lanes=self._place.lanes(),
                 )
         except Interrupted:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -65,8 +66,7 @@ def test_a_search_compiles_tunes_and_compares_in_tvm(request_of: dict[str, str],
         latency = trial.measurements["latency_ms"]
         assert latency.runtime.startswith("tvm 0.")
         assert latency.details["schedules"]["untuned"] == 0
-        (quality,) = (m for name, m in trial.measurements.items() if name in ("accuracy", "fidelity"))
-        assert quality.details["device"]["difference"] <= quality.details["device"]["tolerance"]
+        assert latency.details["outputs"]["difference"] <= latency.details["outputs"]["tolerance"]
 
 
 class Watcher(SilentObserver):
@@ -103,16 +103,17 @@ def test_a_search_through_a_tracker_survives_one_of_its_two_servers(
     outcome = run_search(request, watcher)
     assert [trial.number for trial in outcome.trials] == [0, 1, 2]
     assert all(trial.state is not TrialState.FAIL for trial in outcome.trials)
-    killed, (left,) = set(ports) - set(tvm_servers.agents), list(tvm_servers.agents)
-    assert f"The TVM server at 127.0.0.1:{killed.pop()} is gone. Going on with 127.0.0.1:{left}." in watcher.messages
+    (killed,), (left,) = set(ports) - set(tvm_servers.agents), list(tvm_servers.agents)
+    # It is missed while kernels are tuned on both, or by the next model.
+    gone = [message for message in watcher.messages if message.startswith(f"The TVM server at 127.0.0.1:{killed} is")]
+    assert re.fullmatch(rf".* is gone\. Going on with(out it| 127\.0\.0\.1:{left})\.", *gone)
     assert not any(message.startswith("Paused") for message in watcher.messages)
     for trial in outcome.front.trials:
         latency = trial.measurements["latency_ms"]
         assert (latency.provenance, latency.fingerprint) == (Provenance.MEASURED, host_fingerprint())
         assert latency.details["schedules"]["untuned"] == 0
         assert latency.details["fresh_process"] and _server_of(trial) == left
-        (quality,) = (m for name, m in trial.measurements.items() if name in ("accuracy", "fidelity"))
-        assert quality.details["device"]["difference"] <= quality.details["device"]["tolerance"]
+        assert latency.details["outputs"]["difference"] <= latency.details["outputs"]["tolerance"]
 
 
 @needs_tvm

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.objective import QUALITY_METRICS
+from autocompress.core.errors import CandidateError
 from autocompress.core.plan import CompressionPlan
-from autocompress.core.trial import Trial
+from autocompress.core.protocols import Artifact, Batch
 
 #: Root mean square of the difference over that of the outputs. Rounding of one step in 8 bits somewhere inside gives
 #: about 0.02; kernels that saturate or read their integers otherwise give far more.
@@ -71,14 +71,31 @@ def agreement_of(
     return Agreement(samples=samples, difference=difference, same_choice=same, tolerance=tolerance)
 
 
-def quality_with_device(trial: Trial, agreement: Agreement) -> Trial:
-    """The trial with the agreement noted beside its quality."""
-    noted = {
-        name: replace(measurement, details={**measurement.details, "device": asdict(agreement)})
-        for name, measurement in trial.measurements.items()
-        if name in QUALITY_METRICS
-    }
-    return replace(trial, measurements={**trial.measurements, **noted})
+class AgreementCheck:
+    """Sees whether a device computes what is scored on this machine: no other artifact may have that quality.
+
+    Args:
+        build: loads a graph in the runtime that quality is scored in.
+        inputs: a few samples, each ``(n, ...)``.
+        name: of the runtime on the device.
+    """
+
+    def __init__(self, build: Callable[[Any], Artifact], inputs: Batch, *, name: str) -> None:
+        self._build = build
+        self._inputs = inputs
+        self._name = name
+
+    def check(self, graph: Any, there: Artifact, plan: CompressionPlan) -> Agreement:
+        """Compare the outputs of a graph with those of the same loaded on the device.
+
+        Raises:
+            CandidateError: they differ by more than the precision of ``plan`` explains.
+        """
+        here = self._build(graph).run(self._inputs)
+        found = agreement_of(here, there.run(self._inputs), tolerance=tolerance_of(plan))
+        if not found.holds:
+            raise CandidateError("outputs", f"{self._name} computes something else there: {found}")
+        return found
 
 
 def _relative(here: NDArray[Any], there: NDArray[Any]) -> float:

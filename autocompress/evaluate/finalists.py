@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from autocompress.core.errors import Interrupted
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
+from autocompress.evaluate.latency import OUTPUTS
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
 from autocompress.measure.store import MeasurementStore
@@ -27,6 +30,7 @@ def remeasure(
     affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
+    lanes: int = 1,
     on_file: Callable[[Trial], None] = lambda trial: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trial]:
@@ -45,6 +49,7 @@ def remeasure(
         affinity: cores of this machine to stay on; all where None.
         fresh: makes a runtime in a process of its own on an attached device; this machine where None.
         store: earlier measurements, which are taken where all they depend on is the same.
+        lanes: comparisons at once, each on a device of its own.
         on_file: called before each.
         should_stop: asked before each.
 
@@ -54,11 +59,14 @@ def remeasure(
     Raises:
         Interrupted: ``should_stop`` said so; what was measured is lost.
     """
-    result = []
-    for trial, path in finalists:
+    told = threading.Lock()
+
+    def again(finalist: tuple[Trial, Path]) -> Trial:
+        trial, path = finalist
         if should_stop():
             raise Interrupted
-        on_file(trial)
+        with told:
+            on_file(trial)
         timing = measure_pair(
             path,
             baseline,
@@ -73,9 +81,14 @@ def remeasure(
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
         measured = replace(measured, runtime=timing.runtime)
         searched = trial.measurements["latency_ms"]
-        measured = replace(measured, details={**measured.details, "searched": searched.value})
-        result.append(replace(trial, measurements={**trial.measurements, "latency_ms": measured}))
-    return result
+        kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
+        measured = replace(measured, details={**measured.details, **kept, "searched": searched.value})
+        return replace(trial, measurements={**trial.measurements, "latency_ms": measured})
+
+    if lanes == 1:
+        return [again(finalist) for finalist in finalists]
+    with ThreadPoolExecutor(max_workers=lanes) as pool:
+        return list(pool.map(again, finalists))
 
 
 def quality_with_test(trial: Trial, metric: str, test: Measurement) -> Trial:

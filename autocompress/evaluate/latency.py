@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
 from autocompress.compress.apply import Compressor
@@ -9,9 +10,12 @@ from autocompress.compress.outline import outline
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.plan import CompressionPlan
 from autocompress.core.protocols import Artifact, CostModel, Runtime
+from autocompress.evaluate.agreement import AgreementCheck
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.measure.latency import latency_measurement
 
+#: Detail of a latency: how the outputs of that very artifact differ from those that were scored.
+OUTPUTS = "outputs"
 # On a calm machine both end much earlier. What a busy one leaves open, the front settles: it is measured again.
 SCREEN = TimingPolicy(block_ms=32.0, half_width=0.03, max_seconds=0.3, min_blocks=6, warmup_seconds=0.05)
 CONFIRM = TimingPolicy(block_ms=80.0, half_width=0.02, max_seconds=0.9, min_blocks=6, warmup_seconds=0.1)
@@ -27,6 +31,8 @@ class MeasuredLatency:
         target: name that the measurements carry.
         screen: policy of the quick look.
         confirm: policy of the careful one.
+        agreement: sees that what is confirmed computes the same there as where quality is scored; None where the
+            runtime is the same, or gives no outputs.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class MeasuredLatency:
         target: str,
         screen: TimingPolicy = SCREEN,
         confirm: TimingPolicy = CONFIRM,
+        agreement: AgreementCheck | None = None,
     ) -> None:
         self._runtime = runtime
         self._baseline = baseline
@@ -45,23 +52,31 @@ class MeasuredLatency:
         self._target = target
         self._screen = screen
         self._confirm = confirm
+        self._agreement = agreement
         self._screened: dict[str, Measurement] = {}
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """A quick figure; weights do not matter for it, so healing more or less of the same plan does not change it."""
         form = plan.replace(distillation=None).digest
         if form not in self._screened:
-            self._screened[form] = self._time(graph, self._screen)
+            self._screened[form] = self._time(self._runtime.build(graph), self._screen)
         return self._screened[form]
 
     def confirm(
         self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
     ) -> Measurement:
-        """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one."""
-        return self._time(graph, self._confirm if decides else self._screen)
+        """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one.
 
-    def _time(self, graph: ModelGraph, policy: TimingPolicy) -> Measurement:
-        timing = self._runtime.time(self._runtime.build(graph), self._baseline, policy)
+        Raises:
+            CandidateError: it computes something else there; ``details["outputs"]`` tells how little it differs else.
+        """
+        artifact = self._runtime.build(graph)
+        agreement = None if self._agreement is None else self._agreement.check(graph, artifact, plan)
+        found = self._time(artifact, self._confirm if decides else self._screen)
+        return found if agreement is None else replace(found, details={**found.details, OUTPUTS: asdict(agreement)})
+
+    def _time(self, artifact: Artifact, policy: TimingPolicy) -> Measurement:
+        timing = self._runtime.time(artifact, self._baseline, policy)
         description: dict[str, Any] = dict(self._runtime.describe())
         return latency_measurement(timing, reference_ms=self._reference_ms, target=self._target, runtime=description)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
+import pytest
 
-from autocompress.core.trial import Trial
-from autocompress.evaluate.agreement import agreement_of, quality_with_device
+from autocompress.core.errors import CandidateError
+from autocompress.core.plan import CompressionPlan, LayerPlan
+from autocompress.core.protocols import Batch
+from autocompress.evaluate.agreement import AgreementCheck, agreement_of
 
 OUTPUTS = np.random.default_rng(0).normal(size=(8, 10)).astype(np.float32)
 
@@ -45,7 +46,25 @@ def test_outputs_of_zero_agree_with_zero() -> None:
     assert not agreement_of([OUTPUTS * 0], [OUTPUTS]).holds
 
 
-def test_it_is_noted_beside_the_quality_only(trial_factory: Callable[..., Trial]) -> None:
-    trial = quality_with_device(trial_factory(3), agreement_of([OUTPUTS], [OUTPUTS]))
-    assert trial.measurements["accuracy"].details["device"]["same_choice"] == 1.0
-    assert "device" not in trial.measurements["latency_ms"].details
+class Loaded:
+    """A model whose outputs are known."""
+
+    size_bytes = 0
+
+    def __init__(self, outputs: np.ndarray) -> None:
+        self._outputs = outputs
+
+    def run(self, inputs: Batch) -> list[np.ndarray]:
+        return [self._outputs]
+
+
+def test_what_computes_something_else_on_the_device_is_no_candidate() -> None:
+    check = AgreementCheck(Loaded, (), name="tvm")
+    assert check.check(OUTPUTS, Loaded(OUTPUTS * 1.0005), CompressionPlan()).samples == 8
+    with pytest.raises(CandidateError, match=r"^outputs: tvm computes something else there: outputs differ by 2\.0%"):
+        check.check(OUTPUTS, Loaded(OUTPUTS * 1.02), CompressionPlan())
+
+
+def test_rounding_of_eight_bits_is_no_reason() -> None:
+    plan = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
+    AgreementCheck(Loaded, (), name="tvm").check(OUTPUTS, Loaded(OUTPUTS * 1.02), plan)

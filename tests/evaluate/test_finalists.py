@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,23 @@ from autocompress.core.measurement import Interval, Measurement, Provenance, Tim
 from autocompress.core.trial import Trial
 from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.hardware.host import host_fingerprint
+from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
 POLICY = TimingPolicy(block_ms=1.0, half_width=0.2, max_seconds=0.2, warmup_seconds=0.02)
+
+
+class Waiting:
+    """A device's timer that begins when as many others do."""
+
+    def __init__(self, start: threading.Barrier) -> None:
+        self._start = start
+
+    def __enter__(self) -> OnnxRuntime:
+        self._start.wait()
+        return OnnxRuntime()
+
+    def __exit__(self, *reason: object) -> None:
+        pass
 
 
 def write(path: Path, outputs: int) -> Path:
@@ -97,6 +113,12 @@ def test_a_missing_artifact_is_named(finalists: list[tuple[Trial, Path]], baseli
     finalists[0][1].unlink()
     with pytest.raises(ModelError, match=r"1\.onnx"):
         measure(finalists, baseline)
+
+
+def test_two_devices_time_two_files_at_once(finalists: list[tuple[Trial, Path]], baseline: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+    found = measure(finalists, baseline, lanes=2, fresh=lambda: Waiting(both))
+    assert [trial.number for trial in found] == [1, 2]
 
 
 def test_no_finalists_need_no_time(baseline: Path) -> None:
