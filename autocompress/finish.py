@@ -77,10 +77,12 @@ def measure_again(
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
     lanes: int = 1,
+    calm_ms: float | None = None,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
 
-    With several ``lanes`` as many files are timed at once, each beside the uncompressed model on one device.
+    ``calm_ms`` is the uncompressed model's calm level, if known. With several ``lanes`` as many files are timed at
+    once, each beside the uncompressed model on one device.
 
     Raises:
         Interrupted: the user asked to stop.
@@ -91,7 +93,7 @@ def measure_again(
         reference_ms=reference_ms,
         target=target,
         threads=threads,
-        policy=_policy(budget_seconds, math.ceil(len(finalists) / lanes)),
+        policy=replace(_policy(budget_seconds, math.ceil(len(finalists) / lanes)), calm_ms=calm_ms),
         sample=sample,
         affinity=affinity,
         fresh=fresh,
@@ -114,4 +116,6 @@ def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
         return CAREFUL
     seconds = FINAL_SHARE * budget_seconds / count - _FRESH_START
     limit = min(CAREFUL.max_seconds, max(_SHORTEST, seconds))
-    return replace(CAREFUL, max_seconds=limit, block_ms=CAREFUL.block_ms if limit > 8 else 60.0)
+    if limit > 8:
+        return replace(CAREFUL, max_seconds=limit)
+    return replace(CAREFUL, max_seconds=limit, block_ms=80.0, patience=2.0)

@@ -21,6 +21,7 @@ from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.agreement import AgreementCheck
 from autocompress.evaluate.bfloat16 import QualityRuntime
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
+from autocompress.evaluate.finalists import calm_reference_ms
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
@@ -169,7 +170,7 @@ class _Search:
             self._messages.append(f"The search ended because {reason}.")
             stopped = reason is StopReason.ASKED
             if not stopped:
-                stopped = not self._finish(keeper, float(manifest.get("reference_ms", 0.0)))
+                stopped = not self._finish(store, keeper, float(manifest.get("reference_ms", 0.0)))
             if stopped and self._place.measured:
                 self._messages.append("The front was not measured again; the same command goes on from here.")
             record = record_of(self._run, store.trials(), self._objectives, constraints)
@@ -325,6 +326,7 @@ class _Search:
             store=store,
             objectives=self._objectives,
             constraints=constraints,
+            seconds_left=self._budget.left,
         )
         return tune(
             evaluator=evaluator,
@@ -371,7 +373,7 @@ class _Search:
     def _draft(self, plan: CompressionPlan) -> Artifact:
         return self._runner.build(self._compressor.finish(self._compressor.pruned(plan), plan, draft=True))
 
-    def _finish(self, keeper: FrontKeeper, reference_ms: float) -> bool:
+    def _finish(self, store: OptunaStore, keeper: FrontKeeper, reference_ms: float) -> bool:
         """Score the front on the test set and time it again; whether all of it was done."""
         finalists = keeper.finalists()
         fresh = [(trial, path) for trial, path in finalists if not keeper.is_final(trial)]
@@ -383,6 +385,7 @@ class _Search:
         try:
             tested = score_on_test_set(fresh, quality, self._runner, watch)
             if self._place.measured:
+                lanes = self._place.lanes()
                 tested = measure_again(
                     tested,
                     self._run.baseline,
@@ -397,7 +400,9 @@ class _Search:
                     if not self._place.has_fresh_timers
                     else lambda: self._place.fresh_timer(threads=self._threads, sample=self._sample),
                     store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
-                    lanes=self._place.lanes(),
+                    lanes=lanes,
+                    # Machines of one kind are alike, but not to the percent.
+                    calm_ms=calm_reference_ms(store.trials()) if lanes == 1 else None,
                 )
         except Interrupted:
             return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +91,16 @@ def remeasure(
         return [again(finalist) for finalist in finalists]
     with ThreadPoolExecutor(max_workers=lanes) as pool:
         return list(pool.map(again, finalists))
+
+
+def calm_reference_ms(trials: Iterable[Trial]) -> float | None:
+    """The lowest level at which the uncompressed model ran beside a trial that was timed in calm; None if none was."""
+    levels = [
+        statistics.median(itertools.compress(latency.reference_samples, latency.details["kept"]))
+        for latency in (trial.measurements.get("latency_ms") for trial in trials)
+        if latency is not None and latency.details.get("calm")
+    ]
+    return min(levels, default=None)
 
 
 def quality_with_test(trial: Trial, metric: str, test: Measurement) -> Trial:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.core.errors import Interrupted, ModelError
 from autocompress.core.measurement import Interval, Measurement, Provenance, TimingPolicy
 from autocompress.core.trial import Trial
-from autocompress.evaluate.finalists import quality_with_test, remeasure
+from autocompress.evaluate.finalists import calm_reference_ms, quality_with_test, remeasure
 from autocompress.hardware.host import host_fingerprint
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
@@ -149,3 +149,16 @@ def test_the_trial_given_stays_as_it_was(trial_factory: Callable[..., Trial]) ->
     details = dict(trial.measurements["accuracy"].details)
     quality_with_test(trial, "accuracy", replace(trial.measurements["accuracy"], value=0.1))
     assert dict(trial.measurements["accuracy"].details) == details
+
+
+def test_the_calm_level_is_that_of_the_calmest_trial(trial_factory: Callable[..., Trial]) -> None:
+    def timed(number: int, levels: tuple[float, ...], **details: Any) -> Trial:
+        trial = trial_factory(number)
+        latency = replace(trial.measurements["latency_ms"], samples=levels, reference_samples=levels, details=details)
+        return trial.replace(measurements={**trial.measurements, "latency_ms": latency})
+
+    busy = timed(0, (0.5, 0.5), kept=[True, True], calm=False)
+    calm = timed(1, (0.8, 0.9, 0.7, 0.2), kept=[True, True, True, False], calm=True)
+    slower = timed(2, (1.0, 1.0), kept=[True, True], calm=True)
+    assert calm_reference_ms([busy, slower, calm]) == 0.8
+    assert calm_reference_ms([busy]) is None
