@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup
 from autocompress.core.measurement import Interval, Measurement, Provenance
@@ -29,6 +30,10 @@ from autocompress.core.space import Choice, Refusal, SearchSpace
 from autocompress.core.trial import Candidate, Trial, TrialState
 
 OBJECTIVES = (Objective(metric="accuracy"), Objective(metric="latency_ms"))
+
+# A busy machine makes slow examples, not wrong ones.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,6 +440,7 @@ class TvmServers:
     folder: Path
     agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     tracker_port: int = 0
+    find_tracker: Callable[[], int] = lambda: 0
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(
@@ -453,14 +459,16 @@ class TvmServers:
         return ports
 
     def start_tracker(self) -> None:
-        """Start the tracker; returns when connections are accepted."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.tracker_port = free.getsockname()[1]
-        command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"]
+        """Use the tracker that all tests share; keys are a test's own."""
+        self.tracker_port = self.find_tracker()
+
+    def run_tracker(self, port: int) -> None:
+        """Start a tracker; returns when connections are accepted."""
+        code = "import runpy, sys; sys.modules['torch'] = None; "
+        code += "runpy.run_module('tvm.exec.rpc_tracker', run_name='__main__')"
+        limits = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
         log = self.folder / "tracker.log"
-        limits = ["--port", str(self.tracker_port), "--port-end", str(self.tracker_port + 1)]
-        process = self._start([*command, *limits], log)
+        process = self._start([sys.executable, "-c", code, *limits], log)
         self._word(process, log, r"(bind to 127)")
 
     def url(self, port: int = 0, key: str = "") -> str:
@@ -508,21 +516,33 @@ class TvmServers:
         process.wait(10)
 
 
+@pytest.fixture(scope="session")
+def tvm_tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a tracker on loopback."""
+    servers = TvmServers(folder=tmp_path_factory.mktemp("tracker"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    servers.run_tracker(port)
+    yield port
+    servers.close()
+
+
 @pytest.fixture
-def tvm_servers(tmp_path: Path) -> Iterator[TvmServers]:
+def tvm_servers(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TvmServers]:
     """Devices behind TVM's RPC: this machine, reached through loopback."""
-    yield from _tvm_servers(tmp_path)
+    yield from _tvm_servers(tmp_path, request)
 
 
 @pytest.fixture(scope="module")
-def kept_tvm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmServers]:
+def kept_tvm_servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[TvmServers]:
     """The same for all tests of a file, which kill none of them."""
-    yield from _tvm_servers(tmp_path_factory.mktemp("agents"))
+    yield from _tvm_servers(tmp_path_factory.mktemp("agents"), request)
 
 
-def _tvm_servers(folder: Path) -> Iterator[TvmServers]:
+def _tvm_servers(folder: Path, request: pytest.FixtureRequest) -> Iterator[TvmServers]:
     if importlib.util.find_spec("tvm") is None:
         pytest.skip("TVM is not installed")
-    servers = TvmServers(folder=folder)
+    servers = TvmServers(folder=folder, find_tracker=lambda: int(request.getfixturevalue("tvm_tracker")))
     yield servers
     servers.close()

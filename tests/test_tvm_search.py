@@ -58,10 +58,10 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 @needs_tvm
 @pytest.mark.slow
 def test_a_search_compiles_tunes_and_compares_in_tvm(request_of: dict[str, str], tmp_path: Path) -> None:
-    request = SearchRequest(**request_of, runtime="tvm", tune_trials=2, trials=4, out=tmp_path / "run")
+    request = SearchRequest(**request_of, runtime="tvm", tune_trials=2, trials=2, out=tmp_path / "run")
     outcome = run_search(request)
     complete = [trial for trial in outcome.trials if trial.state is TrialState.COMPLETE]
-    assert len(complete) >= 2
+    assert len(complete) == 2
     for trial in outcome.front.trials:
         latency = trial.measurements["latency_ms"]
         assert latency.runtime.startswith("tvm 0.")
@@ -95,13 +95,18 @@ def test_a_search_through_a_tracker_survives_one_of_its_two_servers(
     request_of: dict[str, str], tmp_path: Path, tvm_servers: Any
 ) -> None:
     tvm_servers.start_tracker()
-    ports = tvm_servers.start(2, key="pi")
+    ports = tvm_servers.start(2, key="searched")
     watcher = Watcher(lambda trial: tvm_servers.kill(_server_of(trial)))
     request = SearchRequest(
-        **request_of, runtime="tvm", device=tvm_servers.url(key="pi"), tune_trials=2, trials=3, out=tmp_path / "run"
+        **request_of,
+        runtime="tvm",
+        device=tvm_servers.url(key="searched"),
+        tune_trials=2,
+        trials=2,
+        out=tmp_path / "run",
     )
     outcome = run_search(request, watcher)
-    assert [trial.number for trial in outcome.trials] == [0, 1, 2]
+    assert [trial.number for trial in outcome.trials] == [0, 1]
     assert all(trial.state is not TrialState.FAIL for trial in outcome.trials)
     (killed,), (left,) = set(ports) - set(tvm_servers.agents), list(tvm_servers.agents)
     # It is missed while kernels are tuned on both, or by the next model.

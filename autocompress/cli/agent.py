@@ -25,7 +25,7 @@ def agent(
     Whoever reaches the address can run anything here: open it to networks that you trust.
     """
     from autocompress.core.errors import UserError
-    from autocompress.measure.runtimes.tvm_link import need_tvm
+    from autocompress.measure.runtimes.tvm_link import need_tvm, spare_torch
 
     if not tvm:
         raise UserError("Say what to serve: --tvm. Devices over ssh://user@host need no agent to be started.")
@@ -33,6 +33,7 @@ def agent(
         raise UserError("--tracker and --key go together: where to register, and under which name.")
     registry = None if tracker is None else parse_host_port(tracker)
     need_tvm()
+    spare_torch()
     from autocompress.measure.tvm_worker.agent import serve
 
     if host not in (LOOPBACK, "localhost", "::1"):

@@ -168,7 +168,7 @@ def test_two_servers_of_a_key_tune_together_and_the_one_that_is_left_goes_on(
         (second,) = set(ports) - {first}
         np.testing.assert_array_equal(artifact.run((images[:1],)), before)
         assert messages == [f"The TVM server at 127.0.0.1:{first} is gone. Going on with 127.0.0.1:{second}."]
-        with pytest.raises(DeviceLostError, match=r"has no server of key 'nano'; it has: pi"):
+        with pytest.raises(DeviceLostError, match=r"has no server of key 'nano'; it has: .*pi"):
             TvmDevice(tvm_servers.url(key="nano"))
 
 
@@ -178,8 +178,8 @@ def test_servers_of_several_machines_time_at_once_and_those_of_one_do_not(
     tvm_servers.start_tracker()
     hosts = ("127.0.0.1", "127.0.0.2")
     for host in hosts:
-        tvm_servers.start(host=host, key="pi")
-    with closing(TvmDevice(tvm_servers.url(key="pi"), watch=ONCE)) as device:
+        tvm_servers.start(host=host, key="many")
+    with closing(TvmDevice(tvm_servers.url(key="many"), watch=ONCE)) as device:
         assert device.lanes() == 2
         ready = threading.Barrier(2, timeout=60)
 
@@ -193,5 +193,5 @@ def test_servers_of_several_machines_time_at_once_and_those_of_one_do_not(
         with ThreadPoolExecutor(max_workers=2) as pool:
             timings = list(pool.map(compare, range(2)))
         assert {timing.details["server"].rpartition(":")[0] for timing in timings} == set(hosts)
-        tvm_servers.start(key="pi")
+        tvm_servers.start(key="many")
         assert device.lanes() == 1

@@ -40,6 +40,11 @@ def need_tvm() -> None:
         raise MissingExtraError(f"{MISSING}.")
 
 
+def spare_torch() -> None:
+    """To be called before TVM is imported: it takes torch in where it is there, 2 seconds, and needs none of it."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
 class TvmWorker:
     """One worker process at a time.
 

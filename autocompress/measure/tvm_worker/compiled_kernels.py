@@ -26,6 +26,8 @@ class CompiledKernels:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tvm.runtime.Module] = {}
         self._here: set[str] = set()
+        #: Kernels that were compiled so far.
+        self.count = 0
         self._builders = ThreadPoolExecutor(max_workers=usable_cores())
 
     def of(self, kernels: Sequence[tvm.tirx.PrimFunc], target: tvm.target.Target) -> list[tvm.runtime.Module]:
@@ -34,6 +36,7 @@ class CompiledKernels:
         missing = {key: kernel for key, kernel in zip(keys, kernels, strict=True) if key not in self._known}
         made = self._builders.map(lambda kernel: _code(kernel, target), missing.values())
         self._known.update(zip(missing, made, strict=True))
+        self.count += len(missing)
         found = [self._known[key] for key in keys]
         while len(self._known) > _MOST:
             del self._known[next(iter(self._known))]

@@ -102,16 +102,19 @@ def _schedule(
         last = kept
     schedule.reverse_compute_at(last, order[-1])
     _finish(schedule, schedule.get_loops(last)[len(order) :], dot.lanes)
+    count = len(order)
+    # Before the sums' start is taken from them: what is left is no reduction that TVM lets be parallel or vectors.
+    if parallel:
+        schedule.parallel(schedule.fuse(*order[:-1]) if count > 1 else order[0])
+        count = min(count, 2)
     if dot.make is None:
         schedule.vectorize(lanes)
     start = schedule.decompose_reduction(sums, steps[0])
-    _finish(schedule, schedule.get_loops(start)[len(order) :], dot.lanes)
+    _finish(schedule, schedule.get_loops(start)[count:], dot.lanes)
     if dot.make is not None:
         schedule.tensorize(lanes, dot.name)
     for loop in inner:
         schedule.unroll(loop)
-    if parallel:
-        schedule.parallel(schedule.fuse(*order[:-1]) if len(order) > 1 else order[0])
     return schedule
 
 

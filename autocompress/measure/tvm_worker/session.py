@@ -98,9 +98,9 @@ class Session:
 
         Returns:
             ``handle`` for further requests, ``inputs`` and ``outputs`` (name, dtype, shape), ``layers`` (what each
-            computes in), ``kernels`` (what each one's schedule comes from), ``target`` as TVM has it, ``timed_on``
-            (the servers that timed kernels), ``lost`` (what is said of those lost over it) and ``seconds`` of the
-            stages.
+            computes in), ``compiled`` (kernels that no earlier model had), ``kernels`` (what each one's schedule comes
+            from), ``target`` as TVM has it, ``timed_on`` (the servers that timed kernels), ``lost`` (what is said of
+            those lost over it) and ``seconds`` of the stages.
         """
         for handle in fields.get("drop", ()):
             self._drop(int(handle))
@@ -115,6 +115,7 @@ class Session:
         with self._kernels(target, wanted, device) as timer:
             Tuner(target, store, timer, tell).schedule(tasks, TuningRequest.from_fields(fields["tuning"]))
         tuned = time.perf_counter()
+        before = self._compiled.count
         module = compiling.scheduled(lowered, target, store.database([task.module for task in tasks]))
         executable = compiling.build(
             module, target, self._compiled, portable=device is None or self._remote is not None
@@ -140,6 +141,7 @@ class Session:
             "inputs": [asdict(tensor) for tensor in lowered.inputs],
             "outputs": [asdict(tensor) for tensor in lowered.outputs],
             "layers": [asdict(layer) for layer in lowered.layers],
+            "compiled": self._compiled.count - before,
             "kernels": [_kernel(task, kernel) for task, kernel in zip(tasks, known, strict=True)],
             "target": str(target),
             **_servers(timer),

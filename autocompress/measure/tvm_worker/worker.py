@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from autocompress.core.errors import AutocompressError, CandidateError
+from autocompress.measure.runtimes.tvm_link import spare_torch
 
 
 def main() -> None:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # TVM takes torch where it is there, which is 2 seconds of each process, and needs none of it here.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    spare_torch()
     from autocompress.measure.tvm_worker.session import VERBS, Session
 
     session = Session(threads=int(os.environ["TVM_NUM_THREADS"]))

@@ -88,6 +88,7 @@ def test_tuned_kernels_are_kept_and_cost_nothing_the_second_time(
     asked.clear()
     second = tuned.build(conv_graph(gain=2.0))
     assert asked == []
+    assert second.told["compiled"] == 0
     assert second.schedules == first.schedules
     np.testing.assert_allclose(first.run((images,))[0], OnnxRuntime().build(conv_graph()).run((images,))[0], atol=1e-4)
     with pytest.raises(CandidateError, match=r"untuned .* cannot be compared"):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,3 +192,22 @@ def test_layers_of_one_shape_share_a_kernel_whatever_their_scales(tvm_runtime: T
     kernels = tvm_runtime.build(model).told["kernels"]
     # The last one ends in a DequantizeLinear of the output, so it is another kernel.
     assert max(kernel["calls"] for kernel in kernels) == 2
+
+
+#: Of x86, by processor.
+INSTRUCTIONS = {
+    "cascadelake": r"vpdpbusd\s.*%zmm",
+    "alderlake": r"vpdpbusd\s.*%ymm",
+    "skylake-avx512": r"vpmaddubsw\s.*%zmm",
+    "haswell": r"vpmaddubsw\s.*%ymm",
+}
+
+
+@pytest.mark.parametrize("mcpu", INSTRUCTIONS)
+def test_an_untuned_kernel_has_the_processors_dot_product(tvm_runtime: TvmRuntime, tmp_path: Path, mcpu: str) -> None:
+    if shutil.which("objdump") is None or "x86_64" not in tvm_runtime.worker.ask("hello")["triple"]:
+        pytest.skip("this machine does not read code of x86")
+    runtime = TvmRuntime(worker=tvm_runtime.worker, target=CompileTarget(triple="x86_64-linux-gnu", mcpu=mcpu))
+    told = runtime.export(runtime.build(CONV.model()), tmp_path)
+    listing = subprocess.run(["objdump", "-d", str(tmp_path / told["library"])], capture_output=True, text=True)
+    assert re.search(INSTRUCTIONS[mcpu], listing.stdout)
