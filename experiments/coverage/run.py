@@ -182,6 +182,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def kept(path: Path, *, but: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of an earlier run for the other networks."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["network"] in NETWORKS and row["network"] not in but]
+    numbers = ("error", "size_ratio", "latency_ratio")
+    return [{k: float(v) if k in numbers and v else v for k, v in row.items()} for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
@@ -190,10 +200,11 @@ def main() -> None:
     for name in chosen:
         rows += cover(name)
         print(table([r for r in rows if r["network"] == name]).splitlines()[-1], flush=True)
-    if chosen != list(NETWORKS):
-        return
     results = ROOT / "experiments/coverage/results"
     results.mkdir(exist_ok=True)
+    rows = sorted(
+        rows + kept(results / "coverage.csv", but=chosen), key=lambda row: list(NETWORKS).index(row["network"])
+    )
     keys = list(dict.fromkeys(key for r in rows for key in r))
     with (results / "coverage.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys)
@@ -201,7 +212,8 @@ def main() -> None:
         writer.writerows(rows)
     text = f"""# Coverage
 
-Made by `python experiments/coverage/run.py`; figures with intervals are in `experiments/coverage/results/coverage.csv`.
+Made by `python experiments/coverage/run.py`, some networks later than others with `--only`; figures with intervals are in
+`experiments/coverage/results/coverage.csv`.
 
 Each cell: error of the outputs (root mean square, relative) / size / latency, the last two as a share of the
 uncompressed network's. The networks are compact and have random weights, so an error says what a technique does to the
