@@ -212,8 +212,8 @@ def main() -> None:
         writer.writerows(rows)
     text = f"""# Coverage
 
-Made by `python experiments/coverage/run.py`, some networks later than others with `--only`; figures with intervals are in
-`experiments/coverage/results/coverage.csv`.
+Made by `python experiments/coverage/run.py`, some networks later than others with `--only`; figures with intervals are
+in `experiments/coverage/results/coverage.csv`.
 
 Each cell: error of the outputs (root mean square, relative) / size / latency, the last two as a share of the
 uncompressed network's. The networks are compact and have random weights, so an error says what a technique does to the
