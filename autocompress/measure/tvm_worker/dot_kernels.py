@@ -47,41 +47,45 @@ def packed(weights: NDArray[Any], dot: DotProduct) -> NDArray[Any]:
 
 
 def _conv2d(products: Mapping[str, DotProduct], builder: relax.BlockBuilder, call: tvm.ir.Call) -> relax.Expr:
-    """Data is ``(n, h, w, c)``, weights are ``(o, h, w, c)``."""
-    dot = products.get(str(call.ty.dtype.dtype))
+    """Data is ``(n, h, w, c)``, weights are ``(o, h, w, c)``; of groups only where each is one channel."""
+    dot = _product(products, call)
     weights = _numbers(builder, call.args[1])
-    layouts = (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
-    if dot is None or weights is None or int(call.attrs.groups) > 1 or layouts != ("NHWC", "OHWI"):
+    groups, layouts = int(call.attrs.groups), (str(call.attrs.data_layout), str(call.attrs.kernel_layout))
+    if dot is None or weights is None or layouts != ("NHWC", "OHWI"):
         return _usual(builder, call)
-    outputs, height, width, _ = weights.shape
+    outputs, height, width, inputs = weights.shape
+    depthwise = groups > 1
+    # Floats are summed one by one, so channels may stay apart.
+    if depthwise and (dot.group > 1 or inputs > 1 or groups != outputs):
+        return _usual(builder, call)
     top, left, bottom, right = (int(size) for size in call.attrs.padding)
     (down, across), (rows, columns) = (
         [int(value) for value in values] for values in (call.attrs.strides, call.attrs.dilation)
     )
 
     def sums(data: te.Tensor, packs: te.Tensor) -> te.Tensor:
-        data = _filled(data, (0, top, left, 0), (0, bottom, right, -int(data.shape[3]) % dot.group))
+        multiple = dot.lanes if depthwise else dot.group
+        data = _filled(data, (0, top, left, 0), (0, bottom, right, -int(data.shape[3]) % multiple))
         n, h, w, _ = (int(size) for size in data.shape)
         y, x = te.reduce_axis((0, height), "y"), te.reduce_axis((0, width), "x")
-        group, place = te.reduce_axis((0, packs.shape[3]), "group"), te.reduce_axis((0, dot.group), "place")
+        group = te.reduce_axis((0, 1 if depthwise else packs.shape[3]), "group")
+        place = te.reduce_axis((0, dot.group), "place")
         shape = (n, (h - (height - 1) * rows - 1) // down + 1, (w - (width - 1) * columns - 1) // across + 1)
-        found = te.compute(
-            (*shape, packs.shape[0] * dot.lanes),
-            lambda n, h, w, o: te.sum(
-                data[n, h * down + y * rows, w * across + x * columns, group * dot.group + place].astype(dot.sums)
-                * packs[o // dot.lanes, y, x, group, o % dot.lanes, place].astype(dot.sums),
-                axis=[y, x, group, place],
-            ),
-            name=STAGE,
-        )
-        return _first(found, outputs)
+
+        def product(n: Any, h: Any, w: Any, o: Any) -> Any:
+            channel = o if depthwise else group * dot.group + place
+            number = data[n, h * down + y * rows, w * across + x * columns, channel]
+            weight = packs[o // dot.lanes, y, x, group, o % dot.lanes, place]
+            return te.sum(number.astype(dot.sums) * weight.astype(dot.sums), axis=[y, x, group, place])
+
+        return _first(te.compute((*shape, packs.shape[0] * dot.lanes), product, name=STAGE), outputs)
 
     return builder.call_te(sums, call.args[0], relax.const(packed(weights, dot)), primfunc_name_hint="conv2d")
 
 
 def _matmul(products: Mapping[str, DotProduct], builder: relax.BlockBuilder, call: tvm.ir.Call) -> relax.Expr:
     """Data is ``(..., i)``, weights are ``(i, o)``."""
-    dot = products.get(str(call.ty.dtype.dtype))
+    dot = _product(products, call)
     weights = _numbers(builder, call.args[1])
     if dot is None or weights is None or weights.ndim != 2:
         return _usual(builder, call)
@@ -103,6 +107,12 @@ def _matmul(products: Mapping[str, DotProduct], builder: relax.BlockBuilder, cal
         return _first(found, outputs)
 
     return builder.call_te(sums, call.args[0], relax.const(packed(weights.T, dot)), primfunc_name_hint="matmul")
+
+
+def _product(products: Mapping[str, DotProduct], call: tvm.ir.Call) -> DotProduct | None:
+    """What sums up an operator; None where nothing does, or a size depends on the values of the input."""
+    fixed = all(hasattr(size, "value") for size in call.args[0].ty.shape)
+    return products.get(str(call.ty.dtype.dtype)) if fixed else None
 
 
 def _round(builder: relax.BlockBuilder, call: tvm.ir.Call) -> relax.Expr:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from autocompress.measure.tvm_worker.compiled_kernels import CONFIG
 
 #: Shortest time of one reading, milliseconds; a kernel that takes longer is run once after a warm-up.
 READING_MS = 8
+#: Readings of a kernel.
+REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,9 @@ class Reading:
     error: str = ""
 
     @property
-    def mean_seconds(self) -> float:
-        """Of one run."""
-        return statistics.mean(self.seconds)
+    def least_seconds(self) -> float:
+        """Of one run; what else the machine does only adds to it."""
+        return min(self.seconds)
 
 
 class KernelTimer(Protocol):
@@ -77,7 +78,7 @@ class LocalKernels:
             arguments = [tvm.runtime.empty(list(info.shape), info.dtype, self._device) for info in arguments_of(module)]
             for argument in arguments:
                 self._fill(argument)
-            timer = library.time_evaluator("main", self._device, number=1, repeat=2, min_repeat_ms=READING_MS)
+            timer = library.time_evaluator("main", self._device, number=1, repeat=REPEATS, min_repeat_ms=READING_MS)
             return Reading(seconds=tuple(float(value) for value in timer(*arguments).results))
         except Exception as error:  # whatever a kernel raises
             return Reading(error=f"run: {last_line(error)}")

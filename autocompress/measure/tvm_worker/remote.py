@@ -23,7 +23,7 @@ from autocompress.hardware.host import usable_cores
 from autocompress.measure.transports.agent_link import AgentDiedError
 from autocompress.measure.transports.tvm_address import TvmAddress
 from autocompress.measure.transports.tvm_rpc import RpcServer, Wanted, free_servers, lease
-from autocompress.measure.tvm_worker.kernels import READING_MS, Reading, arguments_of, build_kernel, last_line
+from autocompress.measure.tvm_worker.kernels import READING_MS, REPEATS, Reading, arguments_of, build_kernel, last_line
 from autocompress.measure.tvm_worker.linking import link
 
 #: Longest wait for one kernel.
@@ -241,7 +241,7 @@ class RemoteKernels:
             arguments = [tvm.runtime.empty(list(a.shape), a.dtype, server.device) for a in arguments_of(module)]
             for argument in arguments:
                 fill(argument)
-            timer = code.time_evaluator("main", server.device, number=1, repeat=2, min_repeat_ms=READING_MS)
+            timer = code.time_evaluator("main", server.device, number=1, repeat=REPEATS, min_repeat_ms=READING_MS)
             return tuple(float(value) for value in timer(*arguments).results)
 
         try:

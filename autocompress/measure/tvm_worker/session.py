@@ -304,7 +304,7 @@ def _kernel(task: Task, known: Kernel | None) -> dict[str, Any]:
     about = {"name": task.name, "digest": task.digest, "calls": task.calls}
     if known is None:
         return {**about, "origin": "untuned", "trials": 0}
-    return {**about, "origin": known.origin, "trials": known.trials, "us": 1e6 * known.mean_seconds}
+    return {**about, "origin": known.origin, "trials": known.trials, "us": 1e6 * known.least_seconds}
 
 
 #: What may be asked, by name: the session, the request's fields and where to tell of progress; gives JSON values.

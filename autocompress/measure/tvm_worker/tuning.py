@@ -138,8 +138,8 @@ class Tuner:
         if best is None:
             return False
         source = found[timed.index(best)][0]
-        expected = source.mean_seconds * shape.work / source.shape.work
-        if request.trials and best[1].mean_seconds > _WORTH * expected:
+        expected = source.least_seconds * shape.work / source.shape.work
+        if request.trials and best[1].least_seconds > _WORTH * expected:
             return False
         self._keep(task, best, origin="transferred", trials=len(found), source=source.digest)
         return True
@@ -248,4 +248,4 @@ class Tuner:
 
 def _fastest(found: Sequence[Timed]) -> Timed | None:
     """Of those that ran at all."""
-    return min((item for item in found if item[1].seconds), key=lambda item: item[1].mean_seconds, default=None)
+    return min((item for item in found if item[1].seconds), key=lambda item: item[1].least_seconds, default=None)

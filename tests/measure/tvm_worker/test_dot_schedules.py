@@ -19,4 +19,4 @@ def test_all_of_them_compute_the_same() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for counts in json.loads(done.stdout).values():
         # A processor without dot products of 8-bit numbers has none of them.
-        assert counts == [None, None] or min(counts) >= 3
+        assert counts == [None, None] or min(counts) >= 1
