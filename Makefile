@@ -18,7 +18,7 @@ search: $(STAMP)
 	@echo "Report: $(abspath $(OUT))/report.html"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-quick: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -162,9 +162,7 @@ class GraphModule(nn.Module):
             raise ModelError(f"The model takes {len(self.input_names)} inputs, but got {len(inputs)}.")
         values: list[Any] = [None] * self._n_slots
         for slot, value in enumerate(inputs, start=1):
-            if self.channels_last and value.ndim == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
-            values[slot] = value
+            values[slot] = _channels_last(value) if self.channels_last and value.ndim == 4 else value
         parameters, buffers = self._parameters, self._buffers
         for slot, key, stored in self._loads:
             held: Any = parameters[key] if key in parameters else buffers[key]
@@ -232,6 +230,15 @@ class GraphModule(nn.Module):
 def _key(name: str) -> str:
     """An attribute name for an initializer: reversible, without dots, and never that of a method."""
     return "initializer:" + name.replace("%", "%25").replace(".", "%2E")
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    value = value.contiguous(memory_format=torch.channels_last)
+    if value.shape[1] == 1:
+        # One channel lies the same way in both formats: only its stride tells operators which one to go on in.
+        size = value.shape
+        value = value.as_strided(size, (size[2] * size[3], 1, size[3], 1))
+    return value
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -289,13 +289,14 @@ def _ratio_choices(
 def group_multiple(group: PruneGroup, multiple: int) -> int:
     """The multiple of units that keeps a group aligned: less where a unit is several channels, or the group small.
 
-    A group of fewer than two multiples may be halved down to half a multiple, if that is 8 channels or more.
+    The multiple is halved while a group has fewer than two of it and half is 8 channels or more.
     """
     widths = [member.indices.shape[1] for member in group.members if member.role == "out"]
     unit = min(widths, default=1)
     step = max(1, multiple // math.gcd(multiple, unit))
-    half = step // 2
-    return half if group.channels < 2 * step and half * unit >= _SMALLEST_STEP else step
+    while group.channels < 2 * step and step // 2 * unit >= _SMALLEST_STEP:
+        step //= 2
+    return step
 
 
 def ratio_options(channels: int, multiple: int, template: RatioTemplate | None = None) -> tuple[float, ...]:

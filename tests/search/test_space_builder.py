@@ -167,6 +167,7 @@ def test_groups_with_the_same_reason_share_a_line() -> None:
 def test_a_unit_of_several_channels_needs_fewer_units() -> None:
     assert group_multiple(group("heads", 8, unit=64), 16) == 1
     assert group_multiple(group("pairs", 64, unit=2), 16) == 8
+    assert group_multiple(group("few heads", 4, unit=18), 16) == 2
 
 
 def test_calibration_is_a_choice_only_with_integers() -> None:
