@@ -148,7 +148,7 @@ def _as_vector(sizes: Sizes, *_: Sizes) -> Sizes:
 _Rule = tuple[Callable[[OperatorNode, list[int], Mapping[int, Sizes]], int | None], Callable[..., Sizes]]
 _RULES: dict[str, _Rule] = {
     "Add": (_same_rank, _elementwise(lambda a, b: a + b)),
-    "Cast": (_cast_rank, lambda x: x),
+    "Cast": (_cast_rank, _elementwise(lambda x: int(x) if isinstance(x, bool) else x)),
     "Concat": (_vector, lambda *parts: [size for part in parts for size in part]),
     "Div": (_same_rank, _elementwise(_divide)),
     "Equal": (_same_rank, _elementwise(lambda a, b: a == b)),

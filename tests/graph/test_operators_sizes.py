@@ -99,3 +99,12 @@ def test_what_reads_sizes_takes_numbers_and_outputs_are_tensors(
     inputs = noise(graph, batch=2)
     found = graph.to_torch()(torch.from_numpy(inputs[0]))
     np.testing.assert_array_equal(found.numpy(), run_onnx(graph, inputs)[0])
+
+
+def test_truths_that_are_cast_are_numbers(write: Any, run_onnx: Callable[..., Any], noise: Callable[..., Any]) -> None:
+    """A tensor of truths could not be negated."""
+    chain = [node("Equal", ["s", "three"], ["e"]), node("Cast", ["e"], ["r"], to=INT)]
+    graph = graph_of(chain, [node("Neg", ["r"], ["y"])], INT, write)
+    inputs = noise(graph, batch=3)
+    found = graph.to_torch()(torch.from_numpy(inputs[0]))
+    np.testing.assert_array_equal(found.numpy(), run_onnx(graph, inputs)[0])
