@@ -78,8 +78,10 @@ def _lessons(complete: Sequence[Trial], quality: Objective, best: float) -> Iter
             gap = quality.loss(trial.value(quality.metric)) - best
             known.setdefault(trial.plan.replace(distillation=None).digest, []).append((healing_steps(trial.plan), gap))
     for found in known.values():
-        for (steps, before), (_, after) in itertools.pairwise(sorted(found)):
-            yield steps, before, after
+        for (steps, before), (more, after) in itertools.pairwise(sorted(found)):
+            # Others were trained as long in another way.
+            if more > steps:
+                yield steps, before, after
 
 
 def healing_steps(plan: CompressionPlan) -> int:
