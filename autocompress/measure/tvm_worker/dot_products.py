@@ -79,7 +79,9 @@ def dot_product_of(target: tvm.target.Target) -> DotProduct | None:
     if target.kind.name != "llvm":
         return None
     has = tvm.target.codegen.target_has_features
-    return next((known for known in _KNOWN if has(known.feature, target)), None)
+    # 32-bit ARM has instructions of that name too, which LLVM calls otherwise.
+    known = (dot for dot in _KNOWN if dot.feature != "dotprod" or _is_arm64(target))
+    return next((dot for dot in known if has(dot.feature, target)), None)
 
 
 def multiply_add_of(target: tvm.target.Target, kind: str) -> DotProduct | None:
@@ -96,7 +98,7 @@ def multiply_add_of(target: tvm.target.Target, kind: str) -> DotProduct | None:
     if triple.startswith(("x86_64", "i686")):
         wide = has("avx512f", target)
         bits, most = (512 if wide else 256 if has("avx", target) else 128), (_OF_32 if wide else _OF_16)
-    elif triple.startswith(("aarch64", "arm64")):
+    elif _is_arm64(target):
         bits, most = 128, _OF_32
     elif has("neon", target):
         bits, most = 128, _OF_16
@@ -106,6 +108,10 @@ def multiply_add_of(target: tvm.target.Target, kind: str) -> DotProduct | None:
         return None
     lanes = bits // int(kind.removeprefix("float"))
     return DotProduct(feature="fma", lanes=lanes, most=most, data=kind, weights=kind, sums=kind, group=1)
+
+
+def _is_arm64(target: tvm.target.Target) -> bool:
+    return str(target.attrs["mtriple"]).startswith(("aarch64", "arm64"))
 
 
 def _meaning(dot: DotProduct) -> Any:

@@ -146,18 +146,20 @@ def test_what_has_no_integer_kernel_is_computed_in_floats_and_says_why(tvm_runti
 
 
 @pytest.mark.parametrize(
-    ("mcpu", "weights", "reason"),
+    ("triple", "mcpu", "weights", "reason"),
     [
-        ("cascadelake", 127, ""),
-        ("haswell", 64, ""),
-        ("haswell", 127, "two of its products can exceed 16 bits"),
-        ("nehalem", 64, "this processor has no dot product of 8-bit numbers"),
+        ("x86_64-linux-gnu", "cascadelake", 127, ""),
+        ("x86_64-linux-gnu", "haswell", 64, ""),
+        ("x86_64-linux-gnu", "haswell", 127, "two of its products can exceed 16 bits"),
+        ("x86_64-linux-gnu", "nehalem", 64, "this processor has no dot product of 8-bit numbers"),
+        ("aarch64-linux-gnu", "cortex-a76", 127, ""),
+        ("armv7l-linux-gnueabihf", "cortex-a76", 127, "this processor has no dot product of 8-bit numbers"),
     ],
 )
 def test_a_processor_decides_what_is_exact_in_integers(
-    tvm_runtime: TvmRuntime, mcpu: str, weights: int, reason: str
+    tvm_runtime: TvmRuntime, triple: str, mcpu: str, weights: int, reason: str
 ) -> None:
-    runtime = TvmRuntime(worker=tvm_runtime.worker, target=CompileTarget(triple="x86_64-linux-gnu", mcpu=mcpu))
+    runtime = TvmRuntime(worker=tvm_runtime.worker, target=CompileTarget(triple=triple, mcpu=mcpu))
     (told,) = runtime.explain(replace(CONV, largest=weights).model())
     assert told["kernel"] == ("float32" if reason else "int8")
     assert told["reason"].startswith(reason)
