@@ -17,6 +17,7 @@ from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
+from autocompress.measure.runtimes.loaded import CALM_MEMORY
 from autocompress.measure.store import MeasurementStore
 
 
@@ -94,13 +95,16 @@ def remeasure(
 
 
 def calm_reference_ms(trials: Iterable[Trial]) -> float | None:
-    """The lowest level at which the uncompressed model ran beside a trial that was timed in calm; None if none was."""
+    """The lowest level at which the uncompressed model ran beside the last trials timed in calm; None if none was.
+
+    Earlier ones are forgotten as in the search itself: where the machine has slowed down since, nothing would be calm.
+    """
     levels = [
         statistics.median(itertools.compress(latency.reference_samples, latency.details["kept"]))
         for latency in (trial.measurements.get("latency_ms") for trial in trials)
         if latency is not None and latency.details.get("calm")
     ]
-    return min(levels, default=None)
+    return min(levels[-CALM_MEMORY:], default=None)
 
 
 def quality_with_test(trial: Trial, metric: str, test: Measurement) -> Trial:

@@ -15,7 +15,7 @@ from autocompress.core.protocols import Batch
 from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs, non_finite, random_sample
 
 #: How many earlier calm levels of a reference are remembered; older ones are forgotten as the machine warms up.
-_CALM_MEMORY = 16
+CALM_MEMORY = 16
 
 
 class LoadedModel(ABC):
@@ -29,7 +29,7 @@ class LoadedModel(ABC):
     def __init__(self, input_specs: Sequence[TensorSpec], output_names: Sequence[str]) -> None:
         self.input_specs = tuple(input_specs)
         self.output_names = tuple(output_names)
-        self.calm_levels_ms: deque[float] = deque(maxlen=_CALM_MEMORY)
+        self.calm_levels_ms: deque[float] = deque(maxlen=CALM_MEMORY)
 
     @property
     def fixed_batch(self) -> int | None:
