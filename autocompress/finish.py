@@ -21,7 +21,9 @@ from autocompress.store.front_keeper import FrontKeeper
 FINAL_SHARE = 0.15
 #: Seconds besides the timing itself that one file takes: a fresh process loads two models.
 _FRESH_START = 1.5
-_SHORTEST = 1.5
+_SHORTEST = 2.0
+#: Half of a short time is for calm machines, the rest for waiting for calm.
+_PATIENCE = 2.0
 Finalist = tuple[Trial, Path]
 
 
@@ -107,15 +109,15 @@ def measure_again(
 
 def reserve_seconds(budget_seconds: float, keeper: FrontKeeper, *, measured: bool) -> float:
     """Seconds to keep back for the end of a search."""
-    each = _FRESH_START + CAREFUL.max_seconds if measured else 0.5
+    each = _FRESH_START + CAREFUL.longest_seconds if measured else 0.5
     return min(FINAL_SHARE * budget_seconds, keeper.pending * each)
 
 
 def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
+    """How long each of ``count`` comparisons may take: with patience, no longer than its part of the time kept."""
     if budget_seconds is None:
         return CAREFUL
-    seconds = FINAL_SHARE * budget_seconds / count - _FRESH_START
-    limit = min(CAREFUL.max_seconds, max(_SHORTEST, seconds))
-    if limit > 8:
-        return replace(CAREFUL, max_seconds=limit)
-    return replace(CAREFUL, max_seconds=limit, block_ms=80.0, patience=2.0)
+    seconds = max(_SHORTEST, FINAL_SHARE * budget_seconds / count - _FRESH_START)
+    if seconds > 8:
+        return replace(CAREFUL, max_seconds=min(CAREFUL.max_seconds, seconds / CAREFUL.patience))
+    return replace(CAREFUL, max_seconds=seconds / _PATIENCE, block_ms=80.0, patience=_PATIENCE)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autocompress.core.errors import DataError, TargetError, UserError
+from autocompress.core.errors import CandidateError, DataError, TargetError, UserError
 from autocompress.core.target import RuntimeSpec, Target
 
 if TYPE_CHECKING:
@@ -81,10 +81,16 @@ class Place:
             yield self._timer(device, threads, sample)
 
     def lanes(self) -> int:
-        """How many fresh timers can time at once, each on a device of its own."""
+        """How many fresh timers can time at once, each on a device of its own; 1 where none answers just now."""
         from autocompress.measure.tvm_device import TvmDevice
 
-        return self.device.lanes() if isinstance(self.device, TvmDevice) else 1
+        if not isinstance(self.device, TvmDevice):
+            return 1
+        try:
+            return self.device.lanes()
+        except (TargetError, CandidateError):
+            # The comparison that needs a device tells what is wrong, or waits for it.
+            return 1
 
     def close(self) -> None:
         """Let go of the device."""

@@ -28,7 +28,7 @@ from autocompress.evaluate.sensitivity import sensitivities
 from autocompress.finish import Watch, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
-from autocompress.measure.latency import reference_level_ms
+from autocompress.measure.latency import reference_level_ms, runtime_title
 from autocompress.measure.runtimes.tvm import TvmRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
@@ -47,7 +47,7 @@ from autocompress.store.run_dir import RunFolder
 from autocompress.store.run_log import LoggedObserver
 
 #: Samples on which an artifact must say the same on the device as here.
-AGREEING_SAMPLES = 16
+AGREEING_SAMPLES = 4
 #: Share of a time budget for sensitivities.
 SENSITIVITY_SHARE = 0.12
 _REFERENCE = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
@@ -190,15 +190,20 @@ class _Search:
             data_digest=self._data.digest,
             seed=self._request.seed,
             host=host_fingerprint() if self._place.device is None else self._place.device.fingerprint,
-            extra={"target": self._place.target.to_dict() if self._place.measured else self._place.target.name},
+            extra={
+                "target": self._place.target.to_dict() if self._place.measured else self._place.target.name,
+                **({"runtime": runtime_title(self._timer.describe())} if self._place.measured else {}),
+            },
         )
         check_same_inputs(known, fresh)
         if known is not None:
-            if self._place.measured and known.get("host") != fresh["host"]:
-                raise RunFolderError(
-                    f"{str(run.path)!r} was measured on {known.get('host')!r}, but this is {fresh['host']!r}; "
-                    "latencies of two machines do not mix: choose another --out."
-                )
+            if self._place.measured:
+                for what, several in (("host", "machines"), ("runtime", "runtimes")):
+                    if known.get(what, fresh[what]) != fresh[what]:
+                        raise RunFolderError(
+                            f"{str(run.path)!r} was measured on {known[what]!r}, but this is {fresh[what]!r}; "
+                            f"latencies of two {several} do not mix: choose another --out."
+                        )
             return {**fresh, **known}
         run.baseline.parent.mkdir(parents=True, exist_ok=True)
         self._graph.save(run.baseline)

@@ -289,3 +289,14 @@ def test_what_was_measured_is_not_estimated_in_a_later_session(place: Path) -> N
     (place / "run" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunFolderError, match=r"energy_mj is measured in .* and would be estimated now"):
         run_search(request)
+
+
+@pytest.mark.parametrize(("what", "other"), [("host", "another board"), ("runtime", "onnxruntime 1.2.0 cpu")])
+def test_latencies_of_two_machines_or_runtimes_do_not_mix(place: Path, what: str, other: str) -> None:
+    run_search(_request(trials=1))
+    path = place / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest[what]
+    path.write_text(json.dumps({**manifest, what: other}))
+    with pytest.raises(RunFolderError, match=rf"was measured on '{other}', but this is .* do not mix"):
+        run_search(_request(trials=2))

@@ -60,12 +60,14 @@ def agreement_of(
 ) -> Agreement:
     """Compare outputs, each ``(n, ...)``, of the same samples.
 
-    A device that gives NaN, other shapes or another number of outputs differs infinitely, told as 1e9.
+    Integers, such as indices, are left out: rounding may change them altogether. A device that gives NaN, other shapes
+    or another number of outputs differs infinitely, told as 1e9.
     """
     samples = len(here[0])
     if [a.shape for a in here] != [b.shape for b in there]:
         return Agreement(samples=samples, difference=1e9, same_choice=0.0, tolerance=tolerance)
-    difference = max(_relative(a, b) for a, b in zip(here, there, strict=True))
+    pairs = [(a, b) for a, b in zip(here, there, strict=True) if a.dtype.kind == "f"]
+    difference = max((_relative(a, b) for a, b in pairs), default=0.0)
     first, other = here[0].reshape(samples, -1), there[0].reshape(samples, -1)
     same = float(np.mean(first.argmax(axis=1) == other.argmax(axis=1))) if first.shape[1] else 1.0
     return Agreement(samples=samples, difference=difference, same_choice=same, tolerance=tolerance)

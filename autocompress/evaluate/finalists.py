@@ -15,9 +15,9 @@ from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
+from autocompress.measure.calm_levels import CALM_MEMORY
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
-from autocompress.measure.runtimes.loaded import CALM_MEMORY
 from autocompress.measure.store import MeasurementStore
 
 

@@ -71,7 +71,7 @@ class MeasuredLatency:
             CandidateError: it computes something else there; ``details["outputs"]`` tells how little it differs else.
         """
         artifact = self._runtime.build(graph)
-        agreement = None if self._agreement is None else self._agreement.check(graph, artifact, plan)
+        agreement = self._agreement.check(graph, artifact, plan) if self._agreement and decides else None
         found = self._time(artifact, self._confirm if decides else self._screen)
         return found if agreement is None else replace(found, details={**found.details, OUTPUTS: asdict(agreement)})
 

@@ -38,6 +38,8 @@ Turn = Callable[[Call, int], List[float]]
 CALM_QUANTILE = 0.2
 #: Calls that a turn has at least once turns are halved: the first is on cold caches.
 FEWEST_CALLS = 5
+#: Milliseconds that it lasts at least then: shorter ones are all bookkeeping on a slow board.
+SHORTEST_TURN_MS = 2.0
 #: Below this many calm blocks an order-statistic interval does not reach 95%; the extremes of single turns stand in.
 FEWEST_FOR_INTERVAL = 6
 _TIGHTEST, _SPREADS = 0.02, 3.0
@@ -79,7 +81,8 @@ def compare(
         ``ratio_interval`` as ``[low, high, confidence]`` and ``details``: how long it took, why it stopped
         (``interval`` or ``time``), the reference's calm level and the tolerance around it, by how much the candidate's
         turns exceed its own (``candidate_excess``), ``calm``: whether ``min_blocks`` blocks were calm and that excess
-        is tolerable, percentiles of single calls, throughput, and what the machine did meanwhile.
+        is tolerable, ``steady``: whether as many agree among themselves, percentiles of single calls, throughput, and
+        what the machine did meanwhile.
     """
     timed = turn or (lambda call, repeats: _turn(call, repeats, clock))
     look = state or machine_state
@@ -108,13 +111,15 @@ def compare(
                 on_round(len(blocks.candidate))
             stopped = blocks.stop_reason(clock() - start)
             if blocks.are_restless():
-                repeats = [min(count, max(FEWEST_CALLS, count // 2)) for count in repeats]
+                fewest = [max(FEWEST_CALLS, round(SHORTEST_TURN_MS / max(call_ms, 1e-6))) for call_ms in calls_ms]
+                repeats = [min(count, max(least, count // 2)) for count, least in zip(repeats, fewest)]
         seconds = clock() - start
     kept = blocks.kept()
     ratio, low, high = blocks.estimate(kept)
     details = {
         "stopped": stopped,
         "calm": sum(blocks.calm()) >= policy["min_blocks"] and blocks.candidate_steady(kept),
+        "steady": sum(blocks.calm(alone=True)) >= policy["min_blocks"],
         "calm_level_ms": blocks.level,
         "calm_tolerance": blocks.tolerance,
         "candidate_excess": blocks.candidate_excess(kept),
@@ -183,12 +188,14 @@ class _Blocks:
         spread = 1.0 - _quantile(ordered, _LOWEST_QUANTILE) / self.level
         self.tolerance = min(max(_TIGHTEST, _SPREADS * spread), max(_TIGHTEST, self.policy["calm_tolerance"]))
 
-    def calm(self) -> List[bool]:
-        """Which blocks were calm."""
+    def calm(self, alone: bool = False) -> List[bool]:
+        """Which blocks were calm; ``alone`` asks these blocks only, whatever level is known from before."""
         figures = self.reference
         limit = self.level * (1.0 + self.tolerance)
         outer = self.level * (1.0 + 2.0 * self.tolerance)
-        known = math.inf if self.calm_ms is None else self.calm_ms * (1.0 + self.policy["calm_tolerance"])
+        known = math.inf
+        if self.calm_ms is not None and not alone:
+            known = self.calm_ms * (1.0 + self.policy["calm_tolerance"])
         found = []
         for index, pair in enumerate(figures):
             near = sorted(figure for other in figures[max(0, index - 1) : index + 2] for figure in other)
@@ -238,7 +245,7 @@ class _Blocks:
             ratio, low, high = self.estimate(calm)
             if (high - low) / 2.0 <= self.policy["half_width"] * ratio:
                 return "interval"
-        patient = self.policy["patience"] if sum(calm) < self.policy["min_blocks"] else 1.0
+        patient = max(1.0, self.policy["patience"]) if sum(calm) < self.policy["min_blocks"] else 1.0
         return "time" if seconds >= self.policy["max_seconds"] * patient else ""
 
     def single_calls(self, kept: Sequence[bool]) -> Dict[str, Any]:

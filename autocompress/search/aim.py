@@ -42,10 +42,9 @@ class Aim:
         best = min(quality.loss(t.value(quality.metric)) for t in complete)
         baseline = next((t for t in complete if t.plan == CompressionPlan()), None)
         bounds = [c.bound for c in constraints if c.metric == quality.metric]
-        allowed = USUAL_DROP
-        if bounds:
-            top = best if baseline is None else quality.loss(baseline.value(quality.metric))
-            allowed = max(quality.loss(bounds[0]) - top, 0.1 * USUAL_DROP)
+        top = best if baseline is None else quality.loss(baseline.value(quality.metric))
+        limit = quality.loss(bounds[0]) if bounds else top + USUAL_DROP
+        allowed = max(limit - best, 0.1 * USUAL_DROP)
         lessons = list(_lessons(complete, quality, best))
         prior = _PRIOR_GAP * allowed
 

@@ -68,3 +68,11 @@ def test_what_computes_something_else_on_the_device_is_no_candidate() -> None:
 def test_rounding_of_eight_bits_is_no_reason() -> None:
     plan = CompressionPlan(layers={"*": LayerPlan(weight_bits=8, activation_bits=8)})
     AgreementCheck(Loaded, (), name="tvm").check(OUTPUTS, Loaded(OUTPUTS * 1.02), plan)
+
+
+def test_integers_are_left_out() -> None:
+    """One class index that rounding flips is no other computation."""
+    scores = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
+    here = [scores, np.array([1, 2, 3, 4])]
+    assert agreement_of(here, [scores * 1.001, np.array([1, 8, 3, 4])]).holds
+    assert not agreement_of(here, [scores + 1.0, here[1]]).holds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,8 @@ from numpy.typing import NDArray
 
 from autocompress.core.errors import CandidateError, DataError
 from autocompress.core.protocols import Batch
+from autocompress.measure.calm_levels import CalmLevels
 from autocompress.measure.runtimes.tensors import TensorSpec, check_inputs, non_finite, random_sample
-
-#: How many earlier calm levels of a reference are remembered; older ones are forgotten as the machine warms up.
-CALM_MEMORY = 16
 
 
 class LoadedModel(ABC):
@@ -29,7 +26,7 @@ class LoadedModel(ABC):
     def __init__(self, input_specs: Sequence[TensorSpec], output_names: Sequence[str]) -> None:
         self.input_specs = tuple(input_specs)
         self.output_names = tuple(output_names)
-        self.calm_levels_ms: deque[float] = deque(maxlen=CALM_MEMORY)
+        self.calm = CalmLevels()
 
     @property
     def fixed_batch(self) -> int | None:

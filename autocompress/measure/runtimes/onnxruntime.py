@@ -174,12 +174,11 @@ class OnnxRuntime:
             CandidateError: one of them fails on the sample.
         """
         sample = candidate.sample(self._sample)
-        known = min(reference.calm_levels_ms, default=None)
+        known = reference.calm.lowest_ms
         with pinned(self.affinity):
             calls = candidate.bound_call(sample), reference.bound_call(reference.sample(self._sample))
             timing = compare(*calls, policy, calm_ms=known)
-        if timing.details["calm"]:
-            reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
+        reference.calm.note(timing)
         details = {
             **timing.details,
             "threads": self.threads,

@@ -193,7 +193,7 @@ def probe_int8(
         "int8": _channel_ratios(runtime, best, reference),
     }
     # One level for all, known only now: a ratio times the level of its own minute would compare minutes.
-    level = min(reference.calm_levels_ms, default=statistics.median(uint8.reference_samples))
+    level = reference.calm.lowest_ms or statistics.median(uint8.reference_samples)
     result = ProbeResult(
         uint8=uint8,
         int8=int8,

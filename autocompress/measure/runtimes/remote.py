@@ -151,7 +151,7 @@ class RemoteOnnxRuntime:
             "candidate": candidate.model.digest,
             "reference": reference.model.digest,
             "policy": asdict(policy),
-            "calm_ms": min(reference.calm_levels_ms, default=None),
+            "calm_ms": reference.calm.lowest_ms,
             **self._options(),
         }
         found, _ = self.device.request(
@@ -162,8 +162,7 @@ class RemoteOnnxRuntime:
             timeout_seconds=policy.longest_seconds + policy.warmup_seconds + _LOAD_SECONDS,
         )
         timing = paired_timing(found)
-        if timing.details.get("calm"):
-            reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
+        reference.calm.note(timing)
         details = {
             **timing.details,
             "threads": self.threads,

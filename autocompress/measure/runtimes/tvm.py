@@ -213,13 +213,12 @@ class TvmRuntime:
                 **self._given("candidate", candidate, sample, folder),
                 **self._given("reference", reference, other, folder),
                 "policy": asdict(policy),
-                "calm_ms": min(reference.calm_levels_ms, default=None),
+                "calm_ms": reference.calm.lowest_ms,
             }
             # Making one ready may have started the worker anew, which loses the other.
             fields |= {"candidate": self._handle(candidate), "reference": self._handle(reference)}
             timing = paired_timing(self.worker.ask("time", fields))
-        if timing.details.get("calm"):
-            reference.calm_levels_ms.append(float(np.median(timing.kept_reference_ms)))
+        reference.calm.note(timing)
         details = {
             **timing.details,
             "threads": self.threads,

@@ -197,8 +197,8 @@ def test_a_model_stays_on_the_cores_it_was_given(conv_graph: Graphs, images: np.
 def test_a_calm_level_of_the_reference_is_remembered(runtime: OnnxRuntime, conv_graph: Graphs) -> None:
     candidate, reference = runtime.build(conv_graph()), runtime.build(conv_graph())
     calm = [runtime.time(candidate, reference, POLICY).details["calm"] for _ in range(3)]
-    assert len(reference.calm_levels_ms) == sum(calm)
-    assert not candidate.calm_levels_ms
+    assert len(reference.calm) == sum(calm)
+    assert len(candidate.calm) == 0
 
 
 def test_a_candidate_that_cannot_run_the_sample_fails(
