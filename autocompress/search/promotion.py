@@ -120,12 +120,15 @@ class Promotion:
         worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         longest = int(self._steps.options[-1])
-        # One point only goes past the space: the cheapest that is wanted and has had all that the space allows.
+        # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
+        # what the search will recommend, so it goes first.
         top = min(
             (t for t, is_wanted in zip(healed, wanted, strict=True) if is_wanted and healing_steps(t.plan) >= longest),
             key=self._cost,
             default=None,
         )
+        if top is not None:
+            order.sort(key=lambda trial: trial is not top)
         tried = {trial.plan.digest for trial in trials}
         left, pace = self._seconds_left(), _seconds_a_step(trials)
         for trial in order:
