@@ -13,6 +13,7 @@ from autocompress.core.protocols import Batch, Runtime
 from autocompress.core.trial import Trial
 from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.finalists import quality_with_test, remeasure
+from autocompress.evaluate.latency import SHORTEST_BLOCK_MS
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.store.front_keeper import FrontKeeper
@@ -120,4 +121,6 @@ def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
     seconds = max(_SHORTEST, FINAL_SHARE * budget_seconds / count - _FRESH_START)
     if seconds > 8:
         return replace(CAREFUL, max_seconds=min(CAREFUL.max_seconds, seconds / CAREFUL.patience))
-    return replace(CAREFUL, max_seconds=seconds / _PATIENCE, block_ms=80.0, patience=_PATIENCE)
+    return replace(
+        CAREFUL, max_seconds=seconds / _PATIENCE, block_ms=80.0, patience=_PATIENCE, shortest_block_ms=SHORTEST_BLOCK_MS
+    )

@@ -114,7 +114,6 @@ class TimingPolicy:
 
     Args:
         block_ms: shortest time of one A-B-B-A block; each of its four turns repeats one model for a quarter of it.
-            Blocks become shorter where few of them are calm.
         half_width: stop when the interval of the ratio is this narrow, relative to the ratio.
         max_seconds: stop then at the latest, if ``min_blocks`` blocks were calm.
         patience: how many times ``max_seconds`` to go on where fewer were.
@@ -123,6 +122,8 @@ class TimingPolicy:
             calm turns agree better.
         warmup_seconds: longest warm-up; it ends earlier once drift is under 1%.
         confidence: of the interval.
+        shortest_block_ms: blocks are halved down to this where few of them are calm, which finds calm spells of some
+            ten milliseconds; never where None.
         calm_ms: the reference's calm level if it is known from before, milliseconds.
     """
 
@@ -134,6 +135,7 @@ class TimingPolicy:
     calm_tolerance: float = 0.10
     warmup_seconds: float = 0.5
     confidence: float = 0.95
+    shortest_block_ms: float | None = None
     calm_ms: float | None = None
 
     @property

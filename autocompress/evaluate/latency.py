@@ -16,6 +16,8 @@ from autocompress.measure.latency import latency_measurement
 
 #: Detail of a latency: how the outputs of that very artifact differ from those that were scored.
 OUTPUTS = "outputs"
+#: A search's candidates differ by far more than short turns lean, and int8 is up to 30% slower between calm spells.
+SHORTEST_BLOCK_MS = 8.0
 # On a calm machine both end much earlier. What a busy one leaves open, the front settles: it is measured again.
 SCREEN = TimingPolicy(block_ms=20.0, half_width=0.03, max_seconds=0.3, min_blocks=6, warmup_seconds=0.05)
 CONFIRM = TimingPolicy(block_ms=80.0, half_width=0.02, max_seconds=0.9, patience=3.0, min_blocks=6, warmup_seconds=0.1)

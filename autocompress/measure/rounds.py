@@ -2,15 +2,19 @@
 
 This file is also what times on a board: Python 3.6 or newer, the standard library and nothing else.
 
-* A block runs candidate, reference, reference, candidate, each turn a quarter of the block. A turn's figure is the
+* A block runs candidate, reference, reference, candidate, each turn a quarter of the block; the next one is mirrored,
+  so that a turn's place in the block and what happens between two blocks hit both models alike. A turn's figure is the
   **lower quartile** of its calls, each timed by itself (reading the clock costs about 0.1 us): the first calls on cold
   caches and those that were interrupted do not count. A machine that slows steadily slows both alike.
-* A block counts where the **reference** ran at its calm level: the median turn of the block and its two neighbours lies
-  within a tolerance of a low quantile of all turns. The tolerance follows the spread of the calm turns, because int8
-  slows down several times more than float32 under the same load. The candidate's own time never decides, or slow
-  candidates would look fast. Neighbours are asked too, so that blocks are not chosen for their own lucky reference.
-* Where a neighbour comes and goes within a block, none is calm as a whole: turns are then halved, down to a few calls
-  each, and blocks of all lengths count together. While too few were calm the comparison goes on past its usual time.
+* A block counts where the **reference** ran at its calm level: its turns in the block and those just before and after
+  lie within a tolerance of a low quantile of all turns. The tolerance follows the spread of the calm turns, because
+  int8 slows down several times more than float32 under the same load. The candidate's own time never decides, or slow
+  candidates would look fast. Turns of other blocks are asked too, so that blocks are not chosen for their own lucky
+  reference; on a host that is calm a tenth of the time equal models still come out 0.4 to 0.9% apart
+  (``experiments/timing``).
+* Where a neighbour comes and goes within a block, none is calm as a whole: where the policy allows it turns are then
+  halved, down to a few calls each, and blocks of all lengths count together. While too few were calm the comparison
+  goes on past its usual time.
 * The result is the median of the calm blocks' log-ratios. Its interval is that of order statistics: exact for any
   distribution (binomial), interpolated between ranks (Hettmansperger and Sheather 1986). It is widened by
   ``sqrt((1 + r) / (1 - r))`` where blocks in a row are alike, ``r`` their lag-1 autocorrelation (Bayley and Hammersley
@@ -38,8 +42,6 @@ Turn = Callable[[Call, int], List[float]]
 CALM_QUANTILE = 0.2
 #: Calls that a turn has at least once turns are halved: the first is on cold caches.
 FEWEST_CALLS = 5
-#: Milliseconds that it lasts at least then: shorter ones are all bookkeeping on a slow board.
-SHORTEST_TURN_MS = 2.0
 #: Below this many calm blocks an order-statistic interval does not reach 95%; the extremes of single turns stand in.
 FEWEST_FOR_INTERVAL = 6
 _TIGHTEST, _SPREADS = 0.02, 3.0
@@ -47,6 +49,8 @@ _LOWEST_QUANTILE = 0.05
 _WARM_DRIFT = 0.01
 _STRONGEST_CORRELATION = 0.8
 _BLOCKS_BEFORE_CORRELATION = 8
+#: Whose turn it is: 0 the candidate's, 1 the reference's.
+_STRAIGHT, _MIRRORED = (0, 1, 1, 0), (1, 0, 0, 1)
 #: Turns are halved where fewer than half of so many blocks in a row were calm.
 _BLOCKS_BEFORE_HALVING = 4
 
@@ -95,23 +99,24 @@ def compare(
         turn_ms = max(policy["block_ms"] / 4.0, *calls_ms)
         repeats = [max(1, round(turn_ms / max(call_ms, 1e-6))) for call_ms in calls_ms]
         warm = clock()
+        pair = (candidate, reference)
         stopped = ""
         while not stopped:
-            turns = [
-                timed(call, count)
-                for call, count in (
-                    (candidate, repeats[0]),
-                    (reference, repeats[1]),
-                    (reference, repeats[1]),
-                    (candidate, repeats[0]),
-                )
-            ]
+            # Every other block is mirrored, B-A-A-B: what a place in the block costs hits both alike.
+            order = _MIRRORED if len(blocks.candidate) % 2 else _STRAIGHT
+            if max(repeats) > 1:
+                # What was looked at between two blocks has cooled the caches for the first alone.
+                timed(pair[order[0]], 1)
+            turns = [timed(pair[who], repeats[who]) for who in order]
+            if order is _MIRRORED:
+                turns = [turns[1], turns[0], turns[3], turns[2]]
             blocks.add(turns)
             if on_round is not None:
                 on_round(len(blocks.candidate))
             stopped = blocks.stop_reason(clock() - start)
-            if blocks.are_restless():
-                fewest = [max(FEWEST_CALLS, round(SHORTEST_TURN_MS / max(call_ms, 1e-6))) for call_ms in calls_ms]
+            if policy["shortest_block_ms"] is not None and blocks.are_restless():
+                least_ms = policy["shortest_block_ms"] / 4.0
+                fewest = [max(FEWEST_CALLS, round(least_ms / max(call_ms, 1e-6))) for call_ms in calls_ms]
                 repeats = [min(count, max(least, count // 2)) for count, least in zip(repeats, fewest)]
         seconds = clock() - start
     kept = blocks.kept()
@@ -198,8 +203,10 @@ class _Blocks:
             known = self.calm_ms * (1.0 + self.policy["calm_tolerance"])
         found = []
         for index, pair in enumerate(figures):
-            near = sorted(figure for other in figures[max(0, index - 1) : index + 2] for figure in other)
-            found.append(_quantile(near, 0.5) <= min(limit, known) and max(pair) <= min(outer, known))
+            # The candidate's turns lie between two of the reference: before and after each the machine was calm.
+            before, after = figures[max(0, index - 1)][1], figures[min(index + 1, len(figures) - 1)][0]
+            near = sorted((before, *pair, after))
+            found.append(_quantile(near, 0.5) <= min(limit, known) and near[-1] <= min(outer, known))
         return found
 
     def are_restless(self) -> bool:

@@ -30,6 +30,7 @@ POLICY = {
     "confidence": 0.95,
     "patience": 1.0,
     "calm_ms": None,
+    "shortest_block_ms": None,
 }
 
 

@@ -25,6 +25,7 @@ POLICY = {
     "confidence": 0.95,
     "patience": 1.0,
     "calm_ms": None,
+    "shortest_block_ms": None,
 }
 
 
@@ -131,7 +132,7 @@ def _spells(seconds: float) -> float:
 
 
 def test_calm_spells_shorter_than_a_block_are_found_by_shorter_turns(simulated_clock):
-    policy = {**POLICY, "block_ms": 80.0, "max_seconds": 2.0, "patience": 5.0, "calm_ms": 0.5}
+    policy = {**POLICY, "block_ms": 80.0, "max_seconds": 2.0, "patience": 5.0, "calm_ms": 0.5, "shortest_block_ms": 8.0}
     clock = simulated_clock(_spells, noise=0.005)
     found = compare(clock.model(0.2, sensitivity=2.0), clock.model(0.5), policy, clock=clock)
     assert found["details"]["calm"]
