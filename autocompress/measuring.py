@@ -106,7 +106,7 @@ def measure_itself(
 
     if seconds is not None and not seconds > 0:
         raise UserError(f"--seconds must be more than 0, but got {seconds}.")
-    policy = CAREFUL if seconds is None else replace(CAREFUL, max_seconds=seconds)
+    policy = CAREFUL if seconds is None else replace(CAREFUL, max_seconds=seconds, patience=1.0)
     tuning = tuning_of(runtime, tune_trials, tune_budget_seconds, transfer=False)
     with _measured_place(target, device, runtime, threads, affinity, tuning) as (place, count):
         fresh = (lambda: place.fresh_timer(threads=count)) if place.has_fresh_timers else None

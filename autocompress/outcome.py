@@ -16,7 +16,7 @@ from autocompress.core.space import Choice, Refusal, SearchSpace
 from autocompress.core.trial import Trial
 from autocompress.report.html import write_report
 from autocompress.report.tables import write_trials
-from autocompress.search.aim import USUAL_DROP
+from autocompress.search.aim import quality_limit
 from autocompress.store.front_keeper import final_trial, has_pending
 from autocompress.store.optuna_store import read_trials
 from autocompress.store.run_dir import RunFolder
@@ -99,10 +99,9 @@ def recommend(record: RunRecord) -> dict[str, Trial]:
     if not record.feasible:
         return {"nearest to what was asked": min(trials, key=lambda t: miss(t, record.constraints))}
     found: dict[str, Trial] = {}
-    limit = next((c.bound for c in record.constraints if c.metric == quality), None)
-    title = f"{best} within the {quality} limit"
-    if limit is None:
-        limit, title = record.baseline.value(quality) - USUAL_DROP, f"{best} with at most 1 point of {quality} lost"
+    limit = quality_limit(quality, record.baseline.value(quality), record.constraints)
+    bounded = any(c.metric == quality for c in record.constraints)
+    title = f"{best} within the {quality} limit" if bounded else f"{best} with at most 1 point of {quality} lost"
     # Shares of samples are rounded: a loss of exactly one point is within one point.
     fitting = [t for t in trials if t.value(quality) >= limit - 1e-9]
     if fitting:

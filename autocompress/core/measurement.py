@@ -138,10 +138,14 @@ class TimingPolicy:
     shortest_block_ms: float | None = None
     calm_ms: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.patience < 1.0:
+            raise ValueError(f"patience must be at least 1, but is {self.patience}.")
+
     @property
     def longest_seconds(self) -> float:
         """What a comparison takes at most, besides warming up."""
-        return self.max_seconds * max(1.0, self.patience)
+        return self.max_seconds * self.patience
 
 
 QUICK = TimingPolicy(block_ms=32.0, half_width=0.02, max_seconds=0.6, warmup_seconds=0.1)

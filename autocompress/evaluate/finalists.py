@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
-from autocompress.measure.calm_levels import CALM_MEMORY
+from autocompress.measure.calm_levels import CalmLevels
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
 from autocompress.measure.store import MeasurementStore
@@ -95,16 +94,13 @@ def remeasure(
 
 
 def calm_reference_ms(trials: Iterable[Trial]) -> float | None:
-    """The lowest level at which the uncompressed model ran beside the last trials timed in calm; None if none was.
-
-    Earlier ones are forgotten as in the search itself: where the machine has slowed down since, nothing would be calm.
-    """
-    levels = [
-        statistics.median(itertools.compress(latency.reference_samples, latency.details["kept"]))
-        for latency in (trial.measurements.get("latency_ms") for trial in trials)
-        if latency is not None and latency.details.get("calm")
-    ]
-    return min(levels[-CALM_MEMORY:], default=None)
+    """The uncompressed model's calm level as a search has come to know it, milliseconds; None if none was calm."""
+    levels = CalmLevels()
+    for latency in (trial.measurements.get("latency_ms") for trial in trials):
+        if latency is not None and "kept" in latency.details:
+            kept = tuple(itertools.compress(latency.reference_samples, latency.details["kept"]))
+            levels.note(kept, latency.details)
+    return levels.lowest_ms
 
 
 def quality_with_test(trial: Trial, metric: str, test: Measurement) -> Trial:

@@ -208,9 +208,7 @@ class Agent:
         count = len(candidate.inputs)
         calls = candidate.bound_call(arrays[:count]), reference.bound_call(arrays[count:])
         before = agent_facts.sensors()
-        result = rounds.compare(
-            calls[0], calls[1], request["policy"], calm_ms=request.get("calm_ms"), on_round=self._check
-        )
+        result = rounds.compare(calls[0], calls[1], request["policy"], on_round=self._check)
         result["sensors"] = {"before": before, "after": agent_facts.sensors()}
         return result, b""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from autocompress.core.measurement import PairedTiming
+from autocompress.core.measurement import TimingPolicy
 
 #: How many levels are remembered; older ones are forgotten as the machine warms up.
 CALM_MEMORY = 16
@@ -28,14 +31,24 @@ class CalmLevels:
         """The calm level as far as it is known, milliseconds; None before the first calm comparison."""
         return min(self._levels, default=None)
 
-    def note(self, timing: PairedTiming) -> None:
-        """Take note of a comparison with the reference."""
-        if timing.details.get("calm"):
-            self._levels.append(float(statistics.median(timing.kept_reference_ms)))
+    def known_to(self, policy: TimingPolicy) -> TimingPolicy:
+        """The policy with the lower of the level that it knows and the one known here."""
+        known = [level for level in (policy.calm_ms, self.lowest_ms) if level is not None]
+        return replace(policy, calm_ms=min(known, default=None))
+
+    def note(self, kept_ms: Sequence[float], details: Mapping[str, Any]) -> None:
+        """Take note of a comparison with the reference.
+
+        Args:
+            kept_ms: milliseconds of the reference in the blocks that count.
+            details: of the comparison, see :func:`autocompress.measure.rounds.compare`.
+        """
+        if details.get("calm"):
+            self._levels.append(float(statistics.median(kept_ms)))
             self._strangers = 0
             return
         # A slower clock never comes back to the old level; a neighbour's spells disagree in themselves now and then.
-        self._strangers = self._strangers + 1 if timing.details.get("steady") else 0
+        self._strangers = self._strangers + 1 if details.get("steady") else 0
         if self._strangers >= STRANGERS:
             self._levels.clear()
             self._strangers = 0

@@ -22,6 +22,7 @@ This file is also what times on a board: Python 3.6 or newer, the standard libra
   block costs coverage (``experiments/timing`` shows by how much).
 """
 
+import bisect
 import gc
 import math
 import os
@@ -61,7 +62,6 @@ def compare(
     policy: Mapping[str, Any],
     *,
     clock: Clock = time.perf_counter,
-    calm_ms: Optional[float] = None,
     on_round: Optional[Callable[[int], None]] = None,
     turn: Optional[Turn] = None,
     state: Optional[Callable[[], Dict[str, Any]]] = None,
@@ -71,10 +71,9 @@ def compare(
     Args:
         candidate: runs one inference.
         reference: runs one inference of what it is compared with.
-        policy: the fields of :class:`autocompress.core.measurement.TimingPolicy`.
+        policy: the fields of :class:`autocompress.core.measurement.TimingPolicy`; a calm level that it knows lets a
+            comparison that falls wholly into a neighbour's busy spell notice.
         clock: seconds; another one makes the whole comparison a simulation.
-        calm_ms: the reference's calm level if the caller has seen it, milliseconds; the policy may know one as well.
-            It lets a comparison that falls wholly into a neighbour's busy spell notice.
         on_round: told the number of blocks after each.
         turn: gives the sorted milliseconds of so many calls; where a device times its own calls ``candidate`` and
             ``reference`` are whatever this takes. By ``clock`` where None.
@@ -92,8 +91,7 @@ def compare(
     look = state or machine_state
     start = clock()
     before = look()
-    known = [level for level in (calm_ms, policy["calm_ms"]) if level is not None]
-    blocks = _Blocks(policy, min(known) if known else None)
+    blocks = _Blocks(policy)
     with _collector_off():
         calls_ms = _warm_up(candidate, reference, policy, clock, timed)
         turn_ms = max(policy["block_ms"] / 4.0, *calls_ms)
@@ -113,8 +111,9 @@ def compare(
             blocks.add(turns)
             if on_round is not None:
                 on_round(len(blocks.candidate))
-            stopped = blocks.stop_reason(clock() - start)
-            if policy["shortest_block_ms"] is not None and blocks.are_restless():
+            calm = blocks.calm()
+            stopped = blocks.stop_reason(calm, clock() - start)
+            if policy["shortest_block_ms"] is not None and _are_restless(calm):
                 least_ms = policy["shortest_block_ms"] / 4.0
                 fewest = [max(FEWEST_CALLS, round(least_ms / max(call_ms, 1e-6))) for call_ms in calls_ms]
                 repeats = [min(count, max(least, count // 2)) for count, least in zip(repeats, fewest)]
@@ -174,12 +173,12 @@ def correlated_interval(values: Sequence[float], confidence: float = 0.95) -> Tu
 class _Blocks:
     """The blocks timed so far."""
 
-    def __init__(self, policy: Mapping[str, Any], calm_ms: Optional[float]) -> None:
+    def __init__(self, policy: Mapping[str, Any]) -> None:
         self.policy = policy
-        self.calm_ms = calm_ms
         self.candidate = []  # type: List[Tuple[float, float]]
         self.reference = []  # type: List[Tuple[float, float]]
         self.level = self.tolerance = 0.0
+        self._ordered = []  # type: List[float]
         self._calls = []  # type: List[Sequence[List[float]]]
 
     def add(self, turns: Sequence[List[float]]) -> None:
@@ -188,9 +187,10 @@ class _Blocks:
         self.candidate.append((first, fourth))
         self.reference.append((second, third))
         self._calls.append(turns)
-        ordered = sorted(figure for pair in self.reference for figure in pair)
-        self.level = _quantile(ordered, CALM_QUANTILE)
-        spread = 1.0 - _quantile(ordered, _LOWEST_QUANTILE) / self.level
+        for figure in (second, third):
+            bisect.insort(self._ordered, figure)
+        self.level = _quantile(self._ordered, CALM_QUANTILE)
+        spread = 1.0 - _quantile(self._ordered, _LOWEST_QUANTILE) / self.level
         self.tolerance = min(max(_TIGHTEST, _SPREADS * spread), max(_TIGHTEST, self.policy["calm_tolerance"]))
 
     def calm(self, alone: bool = False) -> List[bool]:
@@ -199,8 +199,8 @@ class _Blocks:
         limit = self.level * (1.0 + self.tolerance)
         outer = self.level * (1.0 + 2.0 * self.tolerance)
         known = math.inf
-        if self.calm_ms is not None and not alone:
-            known = self.calm_ms * (1.0 + self.policy["calm_tolerance"])
+        if self.policy["calm_ms"] is not None and not alone:
+            known = self.policy["calm_ms"] * (1.0 + self.policy["calm_tolerance"])
         found = []
         for index, pair in enumerate(figures):
             # The candidate's turns lie between two of the reference: before and after each the machine was calm.
@@ -208,13 +208,6 @@ class _Blocks:
             near = sorted((before, *pair, after))
             found.append(_quantile(near, 0.5) <= min(limit, known) and near[-1] <= min(outer, known))
         return found
-
-    def are_restless(self) -> bool:
-        """Whether most of the last few blocks were not calm; asked after each block."""
-        count = len(self.reference)
-        if count % _BLOCKS_BEFORE_HALVING:
-            return False
-        return sum(self.calm()[-_BLOCKS_BEFORE_HALVING:]) < _BLOCKS_BEFORE_HALVING / 2.0
 
     def kept(self) -> List[bool]:
         """The calm blocks, or the calmest there were if none was calm."""
@@ -245,14 +238,13 @@ class _Blocks:
         low, high = correlated_interval(logs, 0.5 + self.policy["confidence"] / 2.0)
         return ratio, math.exp(low), math.exp(high)
 
-    def stop_reason(self, seconds: float) -> str:
+    def stop_reason(self, calm: Sequence[bool], seconds: float) -> str:
         """Why comparing ends now; an empty text where it goes on."""
-        calm = self.calm()
         if sum(calm) >= max(self.policy["min_blocks"], FEWEST_FOR_INTERVAL) and self.candidate_steady(calm):
             ratio, low, high = self.estimate(calm)
             if (high - low) / 2.0 <= self.policy["half_width"] * ratio:
                 return "interval"
-        patient = max(1.0, self.policy["patience"]) if sum(calm) < self.policy["min_blocks"] else 1.0
+        patient = self.policy["patience"] if sum(calm) < self.policy["min_blocks"] else 1.0
         return "time" if seconds >= self.policy["max_seconds"] * patient else ""
 
     def single_calls(self, kept: Sequence[bool]) -> Dict[str, Any]:
@@ -270,6 +262,13 @@ class _Blocks:
             }
             found[name + "_inferences_per_second"] = len(calls) / (sum(calls) * 1e-3)
         return found
+
+
+def _are_restless(calm: Sequence[bool]) -> bool:
+    """Whether most of the last few blocks were not calm; asked after each block."""
+    return (
+        len(calm) % _BLOCKS_BEFORE_HALVING == 0 and sum(calm[-_BLOCKS_BEFORE_HALVING:]) < _BLOCKS_BEFORE_HALVING / 2.0
+    )
 
 
 def machine_state() -> Dict[str, Any]:

@@ -23,7 +23,6 @@ def compare(
     policy: TimingPolicy,
     *,
     clock: Clock = time.perf_counter,
-    calm_ms: float | None = None,
 ) -> PairedTiming:
     """Time ``candidate`` against ``reference`` until the interval of their ratio is narrow.
 
@@ -32,12 +31,11 @@ def compare(
         reference: runs one inference of what it is compared with.
         policy: block length, when to stop, what counts as calm.
         clock: seconds; another one makes the whole comparison a simulation.
-        calm_ms: the reference's calm level if it is known from before, milliseconds.
 
     Returns:
         What :func:`autocompress.measure.rounds.compare` found.
     """
-    found = rounds.compare(candidate, reference, asdict(policy), clock=clock, calm_ms=calm_ms)
+    found = rounds.compare(candidate, reference, asdict(policy), clock=clock)
     return paired_timing(found)
 
 

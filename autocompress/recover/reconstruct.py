@@ -178,7 +178,7 @@ class _Refit:
             return
         layer = AffineLayer(self.module, point, node)
         groups, outputs, inputs = layer.weight.shape
-        if wanted.shape[1] != groups * outputs:
+        if wanted.shape[1] != groups * outputs or taught.used == 0:
             return
         weight = self.module.initializer(point.weight)
 

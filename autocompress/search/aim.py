@@ -41,9 +41,9 @@ class Aim:
         """From all complete trials; there is at least one."""
         best = min(quality.loss(t.value(quality.metric)) for t in complete)
         baseline = next((t for t in complete if t.plan == CompressionPlan()), None)
-        bounds = [c.bound for c in constraints if c.metric == quality.metric]
-        top = best if baseline is None else quality.loss(baseline.value(quality.metric))
-        limit = quality.loss(bounds[0]) if bounds else top + USUAL_DROP
+        # Without one the best stands in for it.
+        top = quality.loss(best) if baseline is None else baseline.value(quality.metric)
+        limit = quality.loss(quality_limit(quality.metric, top, constraints))
         allowed = max(limit - best, 0.1 * USUAL_DROP)
         lessons = list(_lessons(complete, quality, best))
         prior = _PRIOR_GAP * allowed
@@ -81,6 +81,11 @@ def _lessons(complete: Sequence[Trial], quality: Objective, best: float) -> Iter
             # Others were trained as long in another way.
             if more > steps:
                 yield steps, before, after
+
+
+def quality_limit(metric: str, baseline: float, constraints: Sequence[Constraint]) -> float:
+    """The least quality allowed: the user's bound, else :data:`USUAL_DROP` below the uncompressed model's."""
+    return next((c.bound for c in constraints if c.metric == metric), baseline - USUAL_DROP)
 
 
 def healing_steps(plan: CompressionPlan) -> int:

@@ -68,16 +68,14 @@ class Promotion:
     def ask(self) -> Candidate | None:
         """A promoted trial in its turn, else what the inner proposer says; None when neither has anything."""
         trials = self._store.trials()
-        promoted = self._promoted(trials)
         recent = trials[-(self._every - 1) :] if self._every > 1 else []
-        if (
-            promoted is not None
-            and not any(trial.candidate.source == SOURCE for trial in recent)
-            and self._within_share(promoted, trials)
-        ):
-            return promoted
+        if not any(trial.candidate.source == SOURCE for trial in recent):
+            promoted = self._promoted(trials)
+            # What promises most is waited for, however long it takes: a cheaper one would spend its share.
+            if promoted is not None and self._within_share(promoted, trials):
+                return promoted
         found = self._inner.ask()
-        return promoted if found is None else self._first_short(found, trials)
+        return self._promoted(trials) if found is None else self._first_short(found, trials)
 
     def _within_share(self, candidate: Candidate, trials: Sequence[Trial]) -> bool:
         """Whether training takes no more than its share of the time, this candidate's included."""

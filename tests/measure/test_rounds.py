@@ -40,7 +40,7 @@ def test_the_file_needs_the_standard_library_alone():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert names <= {"gc", "math", "os", "time", "contextlib", "typing", "resource"}
+    assert names <= {"bisect", "gc", "math", "os", "time", "contextlib", "typing", "resource"}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_candidate_that_jumps_while_the_reference_is_calm_is_not_called_calm(s
 
 def test_a_comparison_wholly_in_a_busy_spell_knows_it_from_the_calm_level(simulated_clock):
     clock = simulated_clock(lambda seconds: 1.5, noise=0.01)
-    timing = compare(clock.model(1.0), clock.model(2.0), replace(POLICY, max_seconds=2.0), clock=clock, calm_ms=2.0)
+    timing = compare(clock.model(1.0), clock.model(2.0), replace(POLICY, max_seconds=2.0, calm_ms=2.0), clock=clock)
     assert not timing.details["calm"]
     assert any(timing.kept)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.space import Choice, SearchSpace
@@ -196,3 +198,12 @@ def test_hopes_are_those_of_this_run(trial_factory: Callable[..., Trial]) -> Non
     assert Aim.of([baseline, before, little], quality, ()).first < 0.3
     assert Aim.of([baseline, before, much], quality, ()).first > 0.85
     assert Aim.of([baseline, before, much], quality, ()).longer == HOPED_LONGER
+
+
+def test_the_loss_allowed_counts_from_the_uncompressed_model(trial_factory: Callable[..., Trial]) -> None:
+    baseline = trial_factory(0, accuracy=0.94, latency_ms=4.0, plan=CompressionPlan())
+    better = trial_factory(1, accuracy=0.952, latency_ms=3.0, plan=_plan(0.1, 80))
+    quality = OBJECTIVES[0]
+    assert Aim.of([baseline, better], quality, ()).allowed == pytest.approx(0.022)
+    bound = Constraint(metric="accuracy", bound=0.935)
+    assert Aim.of([baseline, better], quality, [bound]).allowed == pytest.approx(0.017)

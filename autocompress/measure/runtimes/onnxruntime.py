@@ -174,11 +174,10 @@ class OnnxRuntime:
             CandidateError: one of them fails on the sample.
         """
         sample = candidate.sample(self._sample)
-        known = reference.calm.lowest_ms
         with pinned(self.affinity):
             calls = candidate.bound_call(sample), reference.bound_call(reference.sample(self._sample))
-            timing = compare(*calls, policy, calm_ms=known)
-        reference.calm.note(timing)
+            timing = compare(*calls, reference.calm.known_to(policy))
+        reference.calm.note(timing.kept_reference_ms, timing.details)
         details = {
             **timing.details,
             "threads": self.threads,

@@ -150,8 +150,7 @@ class RemoteOnnxRuntime:
         fields = {
             "candidate": candidate.model.digest,
             "reference": reference.model.digest,
-            "policy": asdict(policy),
-            "calm_ms": reference.calm.lowest_ms,
+            "policy": asdict(reference.calm.known_to(policy)),
             **self._options(),
         }
         found, _ = self.device.request(
@@ -162,7 +161,7 @@ class RemoteOnnxRuntime:
             timeout_seconds=policy.longest_seconds + policy.warmup_seconds + _LOAD_SECONDS,
         )
         timing = paired_timing(found)
-        reference.calm.note(timing)
+        reference.calm.note(timing.kept_reference_ms, timing.details)
         details = {
             **timing.details,
             "threads": self.threads,

@@ -212,13 +212,12 @@ class TvmRuntime:
             fields = {
                 **self._given("candidate", candidate, sample, folder),
                 **self._given("reference", reference, other, folder),
-                "policy": asdict(policy),
-                "calm_ms": reference.calm.lowest_ms,
+                "policy": asdict(reference.calm.known_to(policy)),
             }
             # Making one ready may have started the worker anew, which loses the other.
             fields |= {"candidate": self._handle(candidate), "reference": self._handle(reference)}
             timing = paired_timing(self.worker.ask("time", fields))
-        reference.calm.note(timing)
+        reference.calm.note(timing.kept_reference_ms, timing.details)
         details = {
             **timing.details,
             "threads": self.threads,

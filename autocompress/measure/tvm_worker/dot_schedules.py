@@ -30,8 +30,7 @@ def dot_schedules(module: tvm.IRModule, target: tvm.target.Target) -> Iterator[s
     """Schedules of an unscheduled kernel, the most promising first; none where it sums no dot products."""
     if not sums_dot_products(module):
         return
-    schedule = s_tir.Schedule(module)
-    blocks = [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    blocks = _blocks(module)
     stages = [str(block.name_hint) for block in blocks]
     kind = next(str(b.writes[0].source.ty.dtype) for b in blocks if str(b.name_hint).startswith(STAGE))
     dot = dot_product_of(target) if kind == "int32" else multiply_add_of(target, kind)
@@ -46,16 +45,18 @@ def dot_schedules(module: tvm.IRModule, target: tvm.target.Target) -> Iterator[s
 
 def sums_dot_products(module: tvm.IRModule) -> bool:
     """Whether a kernel does."""
+    return any(str(block.name_hint).startswith(STAGE) for block in _blocks(module))
+
+
+def _blocks(module: tvm.IRModule) -> list[Any]:
+    """The stages of an unscheduled kernel."""
     schedule = s_tir.Schedule(module)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    return any(str(schedule.get(block).name_hint).startswith(STAGE) for block in blocks)
+    return [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
 
 
 def _tiles(module: tvm.IRModule, dot: DotProduct) -> list[Tile]:
     """Those that fill registers, by how often they have to read."""
-    schedule = s_tir.Schedule(module)
-    blocks = [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
-    (sums,) = (block for block in blocks if str(block.name_hint).startswith(STAGE))
+    (sums,) = (block for block in _blocks(module) if str(block.name_hint).startswith(STAGE))
     axes = [axis for axis in sums.iter_vars if int(axis.iter_type) == 0]
     *rows, channels = (int(axis.dom.extent) for axis in axes)
     deep = _divisors(channels // dot.lanes)

@@ -171,7 +171,6 @@ class Session:
             calls[0],
             calls[1],
             fields["policy"],
-            calm_ms=fields.get("calm_ms"),
             on_round=lambda count: tell({"round": count}),
         )
 
@@ -257,7 +256,6 @@ class Session:
             turns[0],
             turns[1],
             fields["policy"],
-            calm_ms=fields.get("calm_ms"),
             on_round=lambda count: tell({"round": count}),
             turn=lambda timer, calls: timer(calls),
             state=server.state,
