@@ -21,10 +21,14 @@ from autocompress.store.front_keeper import FrontKeeper
 #: Share of a time budget for measuring the front again, at most.
 FINAL_SHARE = 0.15
 #: Seconds besides the timing itself that one file takes: a fresh process loads two models.
-_FRESH_START = 1.5
-_SHORTEST = 2.0
-#: Half of a short time is for calm machines, the rest for waiting for calm.
-_PATIENCE = 2.0
+_FRESH_START = 1.0
+_SHORTEST = 1.0
+#: Share of a short time for timing each file once; the rest is for what a busy machine disturbed.
+_FIRST_SHARE = 0.6
+#: Times that a disturbed comparison is made at most.
+_PASSES = 4
+#: What all passes take at most where there is no budget, in times of the first.
+_WITHOUT_BUDGET = 1.5
 Finalist = tuple[Trial, Path]
 
 
@@ -102,6 +106,8 @@ def measure_again(
         fresh=fresh,
         store=store,
         lanes=lanes,
+        passes=_PASSES,
+        seconds=_seconds_for_all(budget_seconds, math.ceil(len(finalists) / lanes)),
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )
@@ -114,13 +120,28 @@ def reserve_seconds(budget_seconds: float, keeper: FrontKeeper, *, measured: boo
     return min(FINAL_SHARE * budget_seconds, keeper.pending * each)
 
 
+def busy_message(finalists: Sequence[Finalist]) -> str | None:
+    """One line on latencies that only a busy machine gave; None where there are none."""
+    disturbed = [
+        trial.number for trial, _ in finalists if not trial.measurements["latency_ms"].details.get("calm", True)
+    ]
+    if not disturbed:
+        return None
+    numbers = ", ".join(map(str, disturbed))
+    return f"The machine was busy whenever trial {numbers} was timed: `autocompress measure` may find less latency."
+
+
+def _seconds_for_all(budget_seconds: float | None, count: int) -> float:
+    if budget_seconds is None:
+        return _WITHOUT_BUDGET * count * (CAREFUL.longest_seconds + _FRESH_START)
+    return FINAL_SHARE * budget_seconds
+
+
 def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
-    """How long each of ``count`` comparisons may take: with patience, no longer than its part of the time kept."""
+    """How long each of ``count`` comparisons may take at first: no longer than its part of the time kept."""
     if budget_seconds is None:
         return CAREFUL
-    seconds = max(_SHORTEST, FINAL_SHARE * budget_seconds / count - _FRESH_START)
+    seconds = max(_SHORTEST, _FIRST_SHARE * FINAL_SHARE * budget_seconds / count - _FRESH_START)
     if seconds > 8:
         return replace(CAREFUL, max_seconds=min(CAREFUL.max_seconds, seconds / CAREFUL.patience))
-    return replace(
-        CAREFUL, max_seconds=seconds / _PATIENCE, block_ms=80.0, patience=_PATIENCE, shortest_block_ms=SHORTEST_BLOCK_MS
-    )
+    return replace(CAREFUL, max_seconds=seconds, block_ms=80.0, patience=1.0, shortest_block_ms=SHORTEST_BLOCK_MS)

@@ -25,7 +25,7 @@ from autocompress.evaluate.finalists import calm_reference_ms
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
-from autocompress.finish import Watch, measure_again, reserve_seconds, score_on_test_set
+from autocompress.finish import Watch, busy_message, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
 from autocompress.measure.latency import reference_level_ms, runtime_title
@@ -417,6 +417,7 @@ class _Search:
             self._messages.append(
                 f"Measured again in fresh processes: {shown} of {len(last)} points stay on the front."
             )
+            self._messages.extend(filter(None, [busy_message(tested)]))
         return True
 
 

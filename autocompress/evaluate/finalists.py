@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,12 +35,16 @@ def remeasure(
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
     lanes: int = 1,
+    passes: int = 1,
+    seconds: float = math.inf,
     on_file: Callable[[Trial], None] = lambda trial: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Trial]:
     """Time each finalist's file against the baseline's in a process of its own.
 
     The search's own figure is kept under ``latency_ms``'s ``details["searched"]``, so that luck in the search shows.
+    What a busy machine disturbed is timed again, after all others and so in another minute. Where none was calm and the
+    search's own figure was, that one stands, with ``details["disturbed"]``: the least disturbed one of these.
 
     Args:
         finalists: trials with the paths of their artifacts.
@@ -52,6 +58,8 @@ def remeasure(
         fresh: makes a runtime in a process of its own on an attached device; this machine where None.
         store: earlier measurements, which are taken where all they depend on is the same.
         lanes: comparisons at once, each on a device of its own.
+        passes: how often a disturbed comparison is made at most.
+        seconds: for all passes; the first is made in any case.
         on_file: called before each.
         should_stop: asked before each.
 
@@ -62,13 +70,16 @@ def remeasure(
         Interrupted: ``should_stop`` said so; what was measured is lost.
     """
     told = threading.Lock()
+    start, longest = time.monotonic(), 0.0
 
-    def again(finalist: tuple[Trial, Path]) -> Trial:
+    def timed(finalist: tuple[Trial, Path]) -> Measurement:
+        nonlocal longest
         trial, path = finalist
         if should_stop():
             raise Interrupted
         with told:
             on_file(trial)
+        begun = time.monotonic()
         timing = measure_pair(
             path,
             baseline,
@@ -81,16 +92,39 @@ def remeasure(
         )
         about = {**timing.details, "fingerprint": timing.fingerprint}
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
-        measured = replace(measured, runtime=timing.runtime)
-        searched = trial.measurements["latency_ms"]
-        kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
-        measured = replace(measured, details={**measured.details, **kept, "searched": searched.value})
-        return replace(trial, measurements={**trial.measurements, "latency_ms": measured})
+        longest = max(longest, time.monotonic() - begun)
+        return replace(measured, runtime=timing.runtime)
 
-    if lanes == 1:
-        return [again(finalist) for finalist in finalists]
+    found: dict[int, Measurement] = {}
+    waiting = list(enumerate(finalists))
     with ThreadPoolExecutor(max_workers=lanes) as pool:
-        return list(pool.map(again, finalists))
+        for number in range(passes):
+            if number:
+                left = seconds - (time.monotonic() - start)
+                waiting = waiting[: lanes * int(min(max(0.0, left / longest), len(waiting)))]
+            # One at a time they run in this thread, which a user may interrupt.
+            run = map if lanes == 1 else pool.map
+            for (place, _), measured in zip(waiting, run(timed, [finalist for _, finalist in waiting]), strict=True):
+                found[place] = min((measured, found.get(place, measured)), key=_disturbance)
+            waiting = [(place, finalist) for place, finalist in waiting if not found[place].details["calm"]]
+    return [_with_last_word(trial, found[place]) for place, (trial, _) in enumerate(finalists)]
+
+
+def _disturbance(latency: Measurement) -> tuple[bool, float]:
+    """How far a comparison is from calm, for sorting: by the level at which the baseline ran beside it."""
+    return not latency.details["calm"], latency.details["calm_level_ms"]
+
+
+def _with_last_word(trial: Trial, measured: Measurement) -> Trial:
+    searched = trial.measurements["latency_ms"]
+    if not measured.details["calm"] and searched.details.get("calm"):
+        # A figure known to be wrong by tens of percent is no better word than one that luck may have chosen.
+        last = replace(searched, details={**searched.details, "disturbed": measured.value})
+    else:
+        kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
+        last = replace(measured, details={**measured.details, **kept})
+    last = replace(last, details={**last.details, "searched": searched.value})
+    return replace(trial, measurements={**trial.measurements, "latency_ms": last})
 
 
 def calm_reference_ms(trials: Iterable[Trial]) -> float | None:

@@ -1,6 +1,6 @@
 """The device side: keeps, runs and times models on the board it was copied to.
 
-It goes over as one file, a zip of this module and its neighbours ``rounds``, ``agent_store`` and ``agent_facts``, and
+It goes over as one file, a zip of this module and the neighbours that it imports, and
 needs Python 3.6 or newer, numpy and onnxruntime there. It opens no port: it reads requests from its standard input and
 ends with it. A message is a line of JSON; one with ``bytes`` is followed by so many raw bytes.
 

@@ -19,7 +19,7 @@ from autocompress.core.binomial import wilson
 from autocompress.core.errors import AutocompressError, CandidateError, ModelError, UserError
 from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Runtime
-from autocompress.measure import rounds
+from autocompress.measure.calm_blocks import FEWEST_FOR_INTERVAL
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.latency import now, runtime_title
 from autocompress.measure.transports.local import Transport, ask_module, open_transport
@@ -101,7 +101,7 @@ def summary(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         intervals as a share of the ratio, ``worst_ratio``, ``calm_share`` (of runs that the timer calls calm) and
         ``kept_share`` (of rounds).
     """
-    told = [c for c in comparisons if c["rounds_kept"] >= rounds.FEWEST_FOR_INTERVAL]
+    told = [c for c in comparisons if c["rounds_kept"] >= FEWEST_FOR_INTERVAL]
     alarms = [not c["ratio_interval"][0] <= 1.0 <= c["ratio_interval"][1] for c in told]
     notable = [abs(c["ratio"] - 1.0) >= NOTABLE for c in told]
     both = [a and b for a, b in zip(alarms, notable, strict=True)]

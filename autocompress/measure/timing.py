@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.core.measurement import Interval, PairedTiming, TimingPolicy
-from autocompress.measure import rounds
+from autocompress.measure import order_statistics, rounds
 
 Call = Callable[[], None]
 Clock = Callable[[], float]
@@ -58,11 +58,11 @@ def paired_timing(found: Mapping[str, Any]) -> PairedTiming:
 
 
 def median_interval(values: Sequence[float] | NDArray[np.float64], *, confidence: float = 0.95) -> Interval:
-    """Order-statistic interval of the median of independent values; see :func:`autocompress.measure.rounds`.
+    """Order-statistic interval of the median of independent values; see :mod:`autocompress.measure.order_statistics`.
 
     Args:
         values: ``(n,)``; with fewer than six the interval is their whole range.
         confidence: share of such intervals that should hold the true median.
     """
-    low, high = rounds.median_interval([float(value) for value in values], confidence)
+    low, high = order_statistics.median_interval([float(value) for value in values], confidence)
     return Interval(low=low, high=high, confidence=confidence)

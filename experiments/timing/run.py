@@ -34,7 +34,8 @@ from autocompress.evaluate.latency import CONFIRM
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.loading import load_graph
-from autocompress.measure.rounds import FEWEST_FOR_INTERVAL, correlated_interval
+from autocompress.measure.calm_blocks import FEWEST_FOR_INTERVAL
+from autocompress.measure.order_statistics import correlated_interval
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.runtimes.probe_nets import residual_net
 from autocompress.measure.self_comparison import compare

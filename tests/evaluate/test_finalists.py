@@ -15,8 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.core.errors import Interrupted, ModelError
 from autocompress.core.measurement import Interval, Measurement, Provenance, TimingPolicy
 from autocompress.core.trial import Trial
+from autocompress.evaluate import finalists as finalists_module
 from autocompress.evaluate.finalists import calm_reference_ms, quality_with_test, remeasure
+from autocompress.finish import busy_message
 from autocompress.hardware.host import host_fingerprint
+from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
 POLICY = TimingPolicy(block_ms=1.0, half_width=0.2, max_seconds=0.2, warmup_seconds=0.02)
@@ -163,3 +166,66 @@ def test_the_calm_level_is_that_of_the_calmest_trial(trial_factory: Callable[...
     assert calm_reference_ms([busy, slower, calm]) == 0.8
     assert calm_reference_ms([busy]) is None
     assert calm_reference_ms([calm] + [slower] * 40) == 1.0, "the machine has warmed up since"
+
+
+class Busy:
+    """Timings on a machine that is calm only at some of the comparisons."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, calm: list[bool]) -> None:
+        self.count, self._calm = 0, calm
+        self._measure = finalists_module.measure_pair
+        monkeypatch.setattr(finalists_module, "measure_pair", self)
+
+    def __call__(self, *files: Path, **options: Any) -> FileTiming:
+        timing = self._measure(*files, **options)
+        calm = self._calm[self.count]
+        self.count += 1
+        return replace(timing, details={**timing.details, "calm": calm, "calm_level_ms": 9.0 - self.count})
+
+
+def test_what_a_busy_machine_disturbed_is_timed_again_after_the_others(
+    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Busy(monkeypatch, [False, True, False, True])
+    seen: list[int] = []
+    found = measure(finalists, baseline, passes=4, on_file=lambda t: seen.append(t.number))
+    assert (seen, busy.count) == ([1, 2, 1, 1], 4)
+    assert all(trial.measurements["latency_ms"].details["calm"] for trial in found)
+
+
+def test_time_for_another_pass_is_not_exceeded(
+    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Busy(monkeypatch, [False] * 9)
+    found = measure(finalists, baseline, passes=4, seconds=0.0)
+    assert busy.count == 2
+    assert not any(trial.measurements["latency_ms"].details["calm"] for trial in found)
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_a_calm_figure_of_the_search_outlasts_a_disturbed_one(
+    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch, calm: bool
+) -> None:
+    trial, path = finalists[0]
+    latency = trial.measurements["latency_ms"]
+    searched = replace(latency, details={**latency.details, "calm": calm})
+    trial = replace(trial, measurements={**trial.measurements, "latency_ms": searched})
+    Busy(monkeypatch, [False, False])
+    last = measure([(trial, path)], baseline, passes=2)[0].measurements["latency_ms"]
+    assert last.details["searched"] == 1.0
+    assert (last.value == 1.0) is calm
+    assert ("disturbed" in last.details) is calm
+    # Of two disturbed ones the one counts beside which the baseline ran faster.
+    assert last.details.get("calm_level_ms", 7.0) == 7.0
+
+
+def test_the_user_is_told_what_only_a_busy_machine_timed(finalists: list[tuple[Trial, Path]]) -> None:
+    def marked(trial: Trial, calm: bool) -> Trial:
+        latency = trial.measurements["latency_ms"]
+        latency = replace(latency, details={**latency.details, "calm": calm})
+        return replace(trial, measurements={**trial.measurements, "latency_ms": latency})
+
+    (first, path), (second, other) = finalists
+    assert busy_message([(marked(first, True), path)]) is None
+    told = busy_message([(marked(first, True), path), (marked(second, False), other)])
+    assert told is not None and "trial 2" in told

@@ -18,8 +18,8 @@ from autocompress.core.errors import CandidateError, TargetError
 from autocompress.core.measurement import Interval, PairedTiming, TimingPolicy
 from autocompress.core.target import RuntimeSpec
 from autocompress.core.tool import ToolCommand
+from autocompress.measure.calm_blocks import FEWEST_FOR_INTERVAL
 from autocompress.measure.device import Device, SentModel
-from autocompress.measure.rounds import FEWEST_FOR_INTERVAL
 from autocompress.measure.runtimes.remote import MODEL_NAME, SavedGraph, model_contents
 from autocompress.measure.runtimes.tool_model import check_readable, ncnn_shape, precision_arguments
 from autocompress.measure.runtimes.tool_output import ToolReading, last_line, read_output

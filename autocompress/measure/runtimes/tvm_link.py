@@ -73,6 +73,7 @@ class TvmWorker:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors: IO[bytes] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
     @property
@@ -133,6 +134,9 @@ class TvmWorker:
                 if stream is not None:
                     stream.close()
             self._errors = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
@@ -140,8 +144,11 @@ class TvmWorker:
         self.close()
         root = str(Path(__file__).resolve().parents[3])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        # A worker that is killed cannot clean up what it wrote.
+        self._scratch = tempfile.TemporaryDirectory(prefix="autocompress-", ignore_cleanup_errors=True)
         environment = {
             **os.environ,
+            "TMPDIR": self._scratch.name,
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONIOENCODING": "utf-8",
             "TVM_NUM_THREADS": str(self.threads),

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 #: Modules of ``autocompress.measure`` that run on the board.
-MODULES = ("agent", "agent_facts", "agent_store", "rounds")
+MODULES = ("agent", "agent_facts", "agent_store", "rounds", "calm_blocks", "machine_state", "order_statistics")
 #: Of all models that an agent keeps on its board.
 LIMIT_BYTES = 2 << 30
 READY, WANTED, REFUSED = "autocompress ready", "autocompress wants", "autocompress refuses"

@@ -119,7 +119,7 @@ class RpcServer:
             _close(self.session)
 
     def state(self) -> dict[str, Any]:
-        """What the machine does at this moment, see :func:`autocompress.measure.rounds.machine_state`."""
+        """What the machine does at this moment, see :func:`autocompress.measure.machine_state.machine_state`."""
         found: dict[str, Any] = json.loads(self.ask("time", partial(self._own, "state"), ANSWER_SECONDS))
         return found
 

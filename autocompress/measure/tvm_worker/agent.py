@@ -15,7 +15,8 @@ import tvm_ffi
 from tvm.rpc import server as tvm_server
 
 from autocompress.core.errors import DeviceLostError, TargetError
-from autocompress.measure import agent_facts, rounds
+from autocompress.measure import agent_facts
+from autocompress.measure.machine_state import machine_state
 from autocompress.measure.tvm_worker import targets
 
 #: Prefix of the functions that a client finds here besides TVM's own.
@@ -102,8 +103,8 @@ def configure(wanted: str) -> str:
 
 
 def state() -> str:
-    """What the machine does at this moment; JSON, see :func:`autocompress.measure.rounds.machine_state`."""
-    return json.dumps(rounds.machine_state())
+    """What the machine does at this moment; JSON, see :func:`autocompress.measure.machine_state.machine_state`."""
+    return json.dumps(machine_state())
 
 
 def _listen(host: str, port: int) -> socket.socket:

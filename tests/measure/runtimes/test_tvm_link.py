@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,17 @@ def test_a_silent_worker_is_ended(worker: TvmWorker) -> None:
     with pytest.raises(WorkerDiedError, match=r"no sign of life for 1 s"):
         worker.ask("hello", silence_seconds=1.0)
     assert worker.pid is None
+
+
+@pytest.mark.slow
+def test_a_worker_leaves_no_files_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    worker = TvmWorker()
+    worker.ask("hello")
+    (scratch,) = tmp_path.iterdir()
+    assert list(scratch.iterdir())  # the folder of compiled models
+    worker.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
