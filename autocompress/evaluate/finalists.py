@@ -16,7 +16,7 @@ from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
-from autocompress.measure.calm_levels import CalmLevels
+from autocompress.measure.calm_levels import CalmLevels, disturbance
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
 from autocompress.measure.store import MeasurementStore
@@ -105,14 +105,9 @@ def remeasure(
             # One at a time they run in this thread, which a user may interrupt.
             run = map if lanes == 1 else pool.map
             for (place, _), measured in zip(waiting, run(timed, [finalist for _, finalist in waiting]), strict=True):
-                found[place] = min((measured, found.get(place, measured)), key=_disturbance)
+                found[place] = min((measured, found.get(place, measured)), key=lambda m: disturbance(m.details))
             waiting = [(place, finalist) for place, finalist in waiting if not found[place].details["calm"]]
     return [_with_last_word(trial, found[place]) for place, (trial, _) in enumerate(finalists)]
-
-
-def _disturbance(latency: Measurement) -> tuple[bool, float]:
-    """How far a comparison is from calm, for sorting: by the level at which the baseline ran beside it."""
-    return not latency.details["calm"], latency.details["calm_level_ms"]
 
 
 def _with_last_word(trial: Trial, measured: Measurement) -> Trial:

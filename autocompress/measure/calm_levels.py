@@ -16,6 +16,11 @@ CALM_MEMORY = 16
 STRANGERS = 8
 
 
+def disturbance(details: Mapping[str, Any]) -> tuple[bool, float]:
+    """How far a comparison is from calm, for sorting: by the level at which the reference ran beside it."""
+    return not details["calm"], details["calm_level_ms"]
+
+
 class CalmLevels:
     """What one reference's comparisons have shown of the calm machine."""
 

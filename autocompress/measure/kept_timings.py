@@ -14,7 +14,7 @@ from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.store import MeasurementStore, model_digest, sample_digest
 
 #: Of the way comparisons are made and evaluated; raised when figures of another way should not be taken again.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 def latency_key(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.plan import CompressionPlan
@@ -16,6 +20,8 @@ USUAL_DROP = 0.01
 HOPED, HOPED_LONGER = 0.75, 0.5
 #: Gaps, in allowed losses, that these two count as much as.
 _PRIOR_GAP = 2.0
+#: Share of the loss allowed that is aimed at, however rough the figures are.
+_LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +31,7 @@ class Aim:
     Args:
         quality: the objective.
         best: its least loss of any complete trial.
-        allowed: loss of quality beyond ``best`` that is allowed.
+        allowed: loss of quality beyond ``best`` that is allowed, less a standard error of what is measured.
         first: share of the gap to ``best`` that training closes where none was.
         longer: share that training for longer closes.
     """
@@ -45,6 +51,9 @@ class Aim:
         top = quality.loss(best) if baseline is None else baseline.value(quality.metric)
         limit = quality.loss(quality_limit(quality.metric, top, constraints))
         allowed = max(limit - best, 0.1 * USUAL_DROP)
+        if baseline is not None:
+            # What is chosen for being just within the limit on these samples is often beyond it on others.
+            allowed = max(allowed - _standard_error(complete, baseline, quality.metric), _LEAST_SHARE * allowed)
         lessons = list(_lessons(complete, quality, best))
         prior = _PRIOR_GAP * allowed
 
@@ -67,6 +76,20 @@ class Aim:
     def hoped(self, trial: Trial) -> float:
         """The gap after the next steps if they do as well as others did."""
         return (1.0 - (self.longer if healing_steps(trial.plan) else self.first)) * self.gap(trial)
+
+
+def _standard_error(complete: Sequence[Trial], baseline: Trial, metric: str) -> float:
+    """Of the difference between a trial's quality and the baseline's, over the same samples; the median of all trials.
+
+    From the batches' own differences, as most samples are right, or wrong, with both models.
+    """
+    before = np.array(baseline.measurements[metric].samples)
+    found = []
+    for trial in complete:
+        after = np.array(trial.measurements[metric].samples)
+        if trial is not baseline and len(after) == len(before) > 1:
+            found.append(float(np.std(after - before, ddof=1)) / math.sqrt(len(before)))
+    return statistics.median(found) if found else 0.0
 
 
 def _lessons(complete: Sequence[Trial], quality: Objective, best: float) -> Iterator[tuple[int, float, float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from autocompress.core.plan import CompressionPlan, DistillationPlan
@@ -27,7 +28,10 @@ UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
 #: Shares of the multiply-accumulates that ranked pruning saves.
 MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
 #: Shares of the residual blocks that are skipped, the most telling first.
-SKIPPED_SHARES = (0.3, 0.57, 0.15, 0.43, 0.71)
+SKIPPED_SHARES = (0.43, 0.57, 0.3, 0.15, 0.71)
+#: Those of them that are also tried with the rest made narrower, and the share of its multiply-accumulates that goes.
+NARROWED_SHARES = (0.43, 0.57)
+NARROWED_SAVING = 0.1
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
@@ -103,10 +107,10 @@ class _Seeds:
             if changes:
                 label = f"skip {count} block{'s' * (count > 1)}"
                 yield self._candidate("recipe", precision, changes, f"{label} + {precision}")
-                narrow = self._nearest_ratios(UNIFORM_RATIOS[1])
-                if narrow and share == SKIPPED_SHARES[0]:
-                    label = f"{label} + prune {100 * UNIFORM_RATIOS[1]:g}% + {precision}"
-                    yield self._candidate("recipe", precision, {**changes, **narrow}, label)
+                if share in NARROWED_SHARES:
+                    for goal, ratios in self._least_sensitive((NARROWED_SAVING,), skipped=changes).items():
+                        text = f"{label} + least sensitive, {goal:.0%} of MACs gone + {precision}"
+                        yield self._candidate("sensitivity", precision, {**changes, **ratios}, text)
 
     def _without_healing(self, precision: str) -> Iterator[Candidate]:
         """One pruned candidate that gets new statistics only, to see what healing is worth."""
@@ -136,27 +140,36 @@ class _Seeds:
             yield Candidate(plan=plan, source="recipe", label="int4")
 
     def _ranked(self, precision: str) -> Iterator[Candidate]:
-        """Greedy: take the step that costs the least KL for the multiply-accumulates it saves, up to each saving."""
-        known = [c for c in self._choices("ratio") if len(self.sensitivities.get(c.name, {})) > 1]
+        for goal, ratios in self._least_sensitive(MAC_SAVINGS).items():
+            label = f"least sensitive, {goal:.0%} of MACs gone + {precision}"
+            yield self._candidate("sensitivity", precision, ratios, label)
+
+    def _least_sensitive(
+        self, goals: Sequence[float], skipped: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[float, dict[str, float]]:
+        """Prune ratios for each saving that can be reached, as a share of what is left without the skipped blocks.
+
+        Greedy: the step that costs the least KL for the multiply-accumulates it saves comes next.
+        """
+        blocks = [c.subject for c in self._choices("skip") if c.name in skipped]
+        gone = {subject for block in blocks for subject in self.space.inside.get(block, ())}
+        ratios = [c for c in self._choices("ratio") if c.subject not in gone]
+        known = [c for c in ratios if len(self.sensitivities.get(c.name, {})) > 1]
         if not known:
-            return
-        model = MacModel(self.graph.layers(), self.graph.groups())
+            return {}
+        model = MacModel([layer for layer in self.graph.layers() if layer.name not in gone], self.graph.groups())
         current: dict[str, float] = {c.name: 0.0 for c in known}
         reached: dict[float, dict[str, float]] = {}
         while True:
             saved = self._saved(model, known, current)
-            for goal in MAC_SAVINGS:
+            for goal in goals:
                 if saved >= goal and goal not in reached:
-                    reached[goal] = dict(current)
+                    reached[goal] = {name: ratio for name, ratio in current.items() if ratio > 0}
             step = self._best_step(model, known, current, saved)
-            if step is None or len(reached) == len(MAC_SAVINGS):
+            if step is None or len(reached) == len(goals):
                 break
             current[step[0].name] = step[1]
-        for goal in MAC_SAVINGS:
-            if goal in reached:
-                ratios = {name: ratio for name, ratio in reached[goal].items() if ratio > 0}
-                label = f"least sensitive, {goal:.0%} of MACs gone + {precision}"
-                yield self._candidate("sensitivity", precision, ratios, label)
+        return {goal: reached[goal] for goal in goals if goal in reached}
 
     def _best_step(
         self, model: MacModel, choices: Sequence[Choice], current: Mapping[str, float], saved: float

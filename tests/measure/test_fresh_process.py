@@ -35,6 +35,21 @@ class InProcess:
         return "a library's greeting\n" + json.dumps(fresh_process.answer(json.loads(request))) + "\n"
 
 
+class Busy(InProcess):
+    """The same on a machine whose neighbours slow the reference down to these levels."""
+
+    def __init__(self, *levels_ms: float, calm: bool = True) -> None:
+        super().__init__()
+        self._levels, self._calm = list(levels_ms), calm
+
+    def run_module(self, module: str, request: str, *, timeout_seconds: float) -> str:
+        answer = json.loads(super().run_module(module, request, timeout_seconds=timeout_seconds).splitlines()[-1])
+        level = self._levels.pop(0)
+        answer["reference_samples"] = [level] * len(answer["reference_samples"])
+        answer["details"] = {**answer["details"], "calm": self._calm, "steady": True, "calm_level_ms": level}
+        return json.dumps(answer)
+
+
 class Silent:
     """Says nothing."""
 
@@ -80,10 +95,27 @@ def test_each_file_is_a_request_of_its_own_against_the_first(
     linear_file: Path, wide_file: Path, transport: InProcess
 ) -> None:
     measure_files([linear_file, wide_file], policy=POLICY, threads=2, spinning=False, transport=transport)
-    assert [Path(r["candidate"]).name for r in transport.requests] == ["linear.onnx", "wide.onnx"]
+    assert [Path(r["candidate"]).name for r in transport.requests[:2]] == ["linear.onnx", "wide.onnx"]
     assert {Path(r["reference"]).name for r in transport.requests} == {"linear.onnx"}
     assert all(r["threads"] == 2 and r["spinning"] is False for r in transport.requests)
     assert all(limit > POLICY.max_seconds for limit in transport.timeouts)
+
+
+def test_what_a_later_file_shows_to_have_been_disturbed_is_timed_again(linear_file: Path, wide_file: Path) -> None:
+    transport = Busy(1.3, 1.0, 1.02)
+    reference, wide = measure_files([linear_file, wide_file], policy=POLICY, transport=transport)
+    assert [Path(r["candidate"]).name for r in transport.requests] == ["linear.onnx", "wide.onnx", "linear.onnx"]
+    assert [r["policy"]["calm_ms"] for r in transport.requests] == [None, 1.3, 1.0]
+    assert [found.details["calm_level_ms"] for found in (reference, wide)] == [1.02, 1.0]
+    assert reference.details["calm"] and wide.details["calm"]
+
+
+def test_what_stays_disturbed_is_said_to_be(linear_file: Path, wide_file: Path) -> None:
+    reference, wide = measure_files([linear_file, wide_file], policy=POLICY, transport=Busy(1.3, 1.0, 1.2))
+    assert (reference.details["calm"], reference.details["calm_level_ms"]) == (False, 1.2)
+    assert wide.details["calm"]
+    found = measure_files([linear_file], policy=POLICY, transport=Busy(1.3, 1.2, calm=False))
+    assert (found[0].details["calm"], found[0].details["calm_level_ms"]) == (False, 1.2)
 
 
 def test_the_first_sample_given_is_what_is_timed(linear_file: Path, transport: InProcess) -> None:
