@@ -73,9 +73,12 @@ class Aim:
         """Loss of quality beyond the best."""
         return self.quality.loss(trial.value(self.quality.metric)) - self.best
 
-    def hoped(self, trial: Trial) -> float:
-        """The gap after the next steps if they do as well as others did."""
-        return (1.0 - (self.longer if healing_steps(trial.plan) else self.first)) * self.gap(trial)
+    def hoped(self, trial: Trial, times: int = 1) -> float:
+        """The gap after being trained for longer so many times, if that does as well as it did for others."""
+        if times < 1:
+            return self.gap(trial)
+        first = self.longer if healing_steps(trial.plan) else self.first
+        return (1.0 - first) * (1.0 - self.longer) ** (times - 1) * self.gap(trial)
 
 
 def _standard_error(complete: Sequence[Trial], baseline: Trial, metric: str) -> float:

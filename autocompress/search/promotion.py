@@ -111,7 +111,8 @@ class Promotion:
             return None
         aim = Aim.of(complete, self._objectives[0], self._constraints)
         hoped = np.array([aim.hoped(trial) for trial in healed])
-        wanted = self._wanted(healed, hoped, complete, aim)
+        in_the_end = np.array([aim.hoped(trial, self._times_left(trial)) for trial in healed])
+        wanted = self._wanted(healed, in_the_end, complete, aim)
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         steps = np.array([self._next_steps(trial) for trial in healed])
         better = wanted & (np.array([aim.gap(trial) for trial in healed]) > aim.allowed)
@@ -184,6 +185,12 @@ class Promotion:
         assert self._steps is not None
         options = [int(option) for option in self._steps.options]
         return max(1, next((steps for steps in options if steps > healing_steps(trial.plan)), options[-1]))
+
+    def _times_left(self, trial: Trial) -> int:
+        """How often a trial can still be trained for longer, past the space included."""
+        assert self._steps is not None
+        options = [*map(int, self._steps.options), BEYOND * int(self._steps.options[-1])]
+        return sum(steps > healing_steps(trial.plan) for steps in options)
 
     def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
         """The same candidate with the next number of steps; None where there is none.
