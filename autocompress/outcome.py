@@ -23,6 +23,8 @@ from autocompress.store.run_dir import RunFolder
 
 #: What the least of a cost is called.
 _LEAST = {"size_bytes": "smallest", "energy_mj": "least energy", "peak_memory_bytes": "least memory"}
+#: A cost up to this share above the least counts as equal where the two intervals overlap.
+EQUAL_COST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +107,25 @@ def recommend(record: RunRecord) -> dict[str, Trial]:
     # Shares of samples are rounded: a loss of exactly one point is within one point.
     fitting = [t for t in trials if t.value(quality) >= limit - 1e-9]
     if fitting:
-        found[title] = min(fitting, key=lambda t: t.value(metric))
+        found[title] = _best_of_equals(fitting, metric, quality)
     found[f"most {quality}"] = max(trials, key=lambda t: (t.value(quality), -t.value(metric)))
     found[f"{best} of all"] = min(trials, key=lambda t: t.value(metric))
     return found
+
+
+def _best_of_equals(trials: Sequence[Trial], cost: str, quality: str) -> Trial:
+    """The cheapest, or the best of those whose cost cannot be told from its: a structure trained for longer is one."""
+    cheapest = min(trials, key=lambda t: t.value(cost))
+    most = cheapest.value(cost) * (1.0 + EQUAL_COST)
+    interval = cheapest.measurements[cost].interval
+    if interval is None:
+        return cheapest
+    equals = [cheapest]
+    for trial in trials:
+        other = trial.measurements[cost].interval
+        if other is not None and other.low <= interval.high and trial.value(cost) <= most:
+            equals.append(trial)
+    return max(equals, key=lambda t: (t.value(quality), -t.value(cost)))
 
 
 def outcome_of(run: RunFolder, record: RunRecord, messages: Sequence[str] = ()) -> SearchOutcome:

@@ -53,6 +53,16 @@ def test_the_first_recommendation_loses_at_most_a_point(run: RunFolder, trials: 
     assert next(iter(found)) == "fastest with at most 1 point of accuracy lost"
 
 
+def test_of_equally_fast_points_the_best_is_recommended(
+    run: RunFolder, trials: list[Trial], trial_factory: Callable[..., Trial]
+) -> None:
+    # Intervals are 2% to each side.
+    longer = trial_factory(3, accuracy=0.945, latency_ms=2.05)
+    slower = trial_factory(4, accuracy=0.947, latency_ms=2.2)
+    found = recommend(record_of(run, [*trials, longer, slower], OBJECTIVES, []))
+    assert [trial.number for trial in found.values()] == [3, 0, 2]
+
+
 def test_a_limit_of_the_users_replaces_the_usual_one(run: RunFolder, trials: list[Trial]) -> None:
     found = recommend(record_of(run, trials, OBJECTIVES, [Constraint(metric="accuracy", bound=0.89)]))
     assert found["fastest within the accuracy limit"].number == 2

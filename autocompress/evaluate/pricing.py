@@ -26,9 +26,11 @@ from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 from autocompress.measure.store import MeasurementStore
 
 #: Of how kernels are told apart and plans designed, profiled and timed; raised when lists of another way do not fit.
-RULE = 2
+RULE = 3
 #: Many plans timed roughly tell more than a few timed well: errors average out in the fit.
-POLICY = TimingPolicy(block_ms=20.0, half_width=0.015, max_seconds=0.6, patience=2.5, warmup_seconds=0.05)
+POLICY = TimingPolicy(
+    block_ms=20.0, shortest_block_ms=8.0, half_width=0.015, max_seconds=0.6, patience=2.5, warmup_seconds=0.05
+)
 _PROFILE_MS = 120.0
 _FEWEST_RUNS, _MOST_RUNS = 6, 40
 #: Half of a 95% interval in standard errors.

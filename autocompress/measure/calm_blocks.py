@@ -25,6 +25,9 @@ CALM_QUANTILE = 0.2
 FEWEST_FOR_INTERVAL = 6
 _TIGHTEST, _SPREADS = 0.02, 3.0
 _LOWEST_QUANTILE = 0.05
+#: A reference that is known from before may be no further above its calm level: where float32 loses 10% to neighbours for
+#: seconds at a time, int8 loses 20% and a comparison agrees with itself all the same.
+_KNOWN_TOLERANCE = 0.05
 Figures = List[Tuple[float, float]]
 
 #: The blocks that count, in order, and by which share the candidate's typical turn exceeds its level in blocks that the
@@ -32,6 +35,11 @@ Figures = List[Tuple[float, float]]
 Choice = NamedTuple("Choice", [("calm", List[bool]), ("candidate_excess", float)])
 #: Median ratio of the blocks that count and the ends of its interval.
 Estimate = NamedTuple("Estimate", [("ratio", float), ("low", float), ("high", float)])
+
+
+def highest_calm_ms(calm_ms: float, tolerance: float) -> float:
+    """Up to where a reference whose calm level is known counts as calm, milliseconds."""
+    return calm_ms * (1.0 + min(tolerance, _KNOWN_TOLERANCE))
 
 
 class Level:
@@ -91,7 +99,7 @@ class Blocks:
         """The calm blocks; ``alone`` asks these blocks only, whatever level is known from before."""
         known = math.inf
         if self._policy["calm_ms"] is not None and not alone:
-            known = self._policy["calm_ms"] * (1.0 + self._policy["calm_tolerance"])
+            known = highest_calm_ms(self._policy["calm_ms"], self._policy["calm_tolerance"])
         near = [sorted(turns) for turns in _with_neighbours(self.reference)]
         level, tolerance = self.reference_level.ms, self.reference_level.tolerance
         limit, outer = min(level * (1.0 + tolerance), known), min(level * (1.0 + 2.0 * tolerance), known)

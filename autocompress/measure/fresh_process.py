@@ -25,6 +25,7 @@ from autocompress.core.errors import (
 )
 from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
+from autocompress.measure.calm_blocks import highest_calm_ms
 from autocompress.measure.calm_levels import CalmLevels, disturbance
 from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.kept_timings import about_here, keep_timing, kept_timing, latency_key
@@ -138,7 +139,7 @@ def _is_disturbed(timing: FileTiming, levels: CalmLevels, policy: TimingPolicy) 
     details, lowest = timing.details, levels.lowest_ms
     if "cached" in details:
         return False
-    too_high = lowest is not None and details["calm_level_ms"] > lowest * (1.0 + policy.calm_tolerance)
+    too_high = lowest is not None and details["calm_level_ms"] > highest_calm_ms(lowest, policy.calm_tolerance)
     return not details["calm"] or too_high
 
 

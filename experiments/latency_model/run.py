@@ -54,7 +54,9 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], int]] = {
     "resnet18": (NETS["resnet18"], 224),
     "mobilenet_v2": (NETS["mobilenet_v2"], 224),
 }
-TRUTH = TimingPolicy(block_ms=20.0, half_width=0.01, max_seconds=1.6, patience=3.0, warmup_seconds=0.1)
+TRUTH = TimingPolicy(
+    block_ms=20.0, shortest_block_ms=8.0, half_width=0.01, max_seconds=1.6, patience=3.0, warmup_seconds=0.1
+)
 ESTIMATORS = ("price list", "layer sum", "FLOPs", "roofline")
 REPEATED = 10
 #: A truth whose 95% interval is no wider to each side, relative, is sure.
