@@ -25,8 +25,8 @@ CALM_QUANTILE = 0.2
 FEWEST_FOR_INTERVAL = 6
 _TIGHTEST, _SPREADS = 0.02, 3.0
 _LOWEST_QUANTILE = 0.05
-#: A reference that is known from before may be no further above its calm level: where float32 loses 10% to neighbours for
-#: seconds at a time, int8 loses 20% and a comparison agrees with itself all the same.
+#: A reference that is known from before may be no further above its calm level: where float32 loses 10% to neighbours
+#: for seconds at a time, int8 loses 20% and a comparison agrees with itself all the same.
 _KNOWN_TOLERANCE = 0.05
 Figures = List[Tuple[float, float]]
 
