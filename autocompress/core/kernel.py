@@ -80,7 +80,7 @@ class KernelTimes:
     kernels: tuple[Kernel, ...]
     microseconds: NDArray[np.float64]
 
-    def calm(self, share: float = 0.6) -> NDArray[np.float64]:
+    def calm(self, share: float = 0.25) -> NDArray[np.float64]:
         """``(n_kernels,)`` mean of each kernel's shorter times.
 
         A mean, as the profiler counts whole microseconds.

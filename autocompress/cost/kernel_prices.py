@@ -22,6 +22,8 @@ from autocompress.cost.kernel_trends import KernelTrends
 
 Array = NDArray[np.float64]
 
+#: A kernel that several profiles hold has this quantile of what they read: neighbours of the machine only ever add.
+_READ = 0.2
 #: What the profiler is expected to add to a kernel, microseconds, and by how much that may vary between operators.
 _OVERHEAD, _OVERHEAD_SPREAD = 3.0, 1.5
 #: By how much families and single kernels may differ under the profiler from what they take without, relative.
@@ -63,7 +65,7 @@ class KernelPrices:
         self._keys = {key: index for index, key in enumerate(profiled)}
         self._kernels = [Kernel.from_key(key) for key in profiled]
         self._models = [timing.model for timing in timings]
-        raw = np.array([np.median(times) for times in profiled.values()])
+        raw = np.array([np.quantile(times, _READ) for times in profiled.values()])
         counts = np.array([len(times) for times in profiled.values()], np.float64)
         self._trends = KernelTrends(self._kernels, np.maximum(raw - _OVERHEAD, 0.1 * raw), counts)
         expected = self._trends.expected(self._kernels)

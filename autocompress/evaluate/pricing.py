@@ -31,8 +31,8 @@ RULE = 3
 POLICY = TimingPolicy(
     block_ms=20.0, shortest_block_ms=8.0, half_width=0.015, max_seconds=0.6, patience=2.5, warmup_seconds=0.05
 )
-_PROFILE_MS = 120.0
-_FEWEST_RUNS, _MOST_RUNS = 6, 40
+_PROFILE_MS = 250.0
+_FEWEST_RUNS, _MOST_RUNS = 6, 120
 #: Half of a 95% interval in standard errors.
 _NORMAL = 1.96
 #: A timing is never trusted further: sessions of one model differ by as much through where their memory lies.
