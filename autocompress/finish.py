@@ -85,11 +85,12 @@ def measure_again(
     store: MeasurementStore | None = None,
     lanes: int = 1,
     calm_ms: float | None = None,
+    seconds_left: float = math.inf,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
 
     ``calm_ms`` is the uncompressed model's calm level, if known. With several ``lanes`` as many files are timed at
-    once, each beside the uncompressed model on one device.
+    once, each beside the uncompressed model on one device. What is disturbed is timed again within ``seconds_left``.
 
     Raises:
         Interrupted: the user asked to stop.
@@ -107,7 +108,7 @@ def measure_again(
         store=store,
         lanes=lanes,
         passes=_PASSES,
-        seconds=_seconds_for_all(budget_seconds, math.ceil(len(finalists) / lanes)),
+        seconds=min(seconds_left, _seconds_for_all(budget_seconds, math.ceil(len(finalists) / lanes))),
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )
@@ -121,14 +122,16 @@ def reserve_seconds(budget_seconds: float, keeper: FrontKeeper, *, measured: boo
 
 
 def busy_message(finalists: Sequence[Finalist]) -> str | None:
-    """One line on latencies that only a busy machine gave; None where there are none."""
-    disturbed = [
-        trial.number for trial, _ in finalists if not trial.measurements["latency_ms"].details.get("calm", True)
-    ]
-    if not disturbed:
-        return None
-    numbers = ", ".join(map(str, disturbed))
-    return f"The machine was busy whenever trial {numbers} was timed: `autocompress measure` may find less latency."
+    """One line on latencies that a busy machine left in doubt; None where there are none."""
+    details = {trial.number: trial.measurements["latency_ms"].details for trial, _ in finalists}
+    busy = [str(number) for number, about in details.items() if not about.get("calm", True)]
+    kept = [str(number) for number, about in details.items() if "disturbed" in about]
+    parts = []
+    if busy:
+        parts.append(f"whenever trial {', '.join(busy)} was timed: `autocompress measure` may find less latency")
+    if kept:
+        parts.append(f"when trial {', '.join(kept)} was timed again: the figure is that of the search itself")
+    return f"The machine was busy {'; and '.join(parts)}." if parts else None
 
 
 def _seconds_for_all(budget_seconds: float | None, count: int) -> float:
@@ -138,7 +141,7 @@ def _seconds_for_all(budget_seconds: float | None, count: int) -> float:
 
 
 def _policy(budget_seconds: float | None, count: int) -> TimingPolicy:
-    """How long each of ``count`` comparisons may take at first: no longer than its part of the time kept."""
+    """How long each comparison may take, so that ``count`` of them leave some of the time kept for repeats."""
     if budget_seconds is None:
         return CAREFUL
     seconds = max(_SHORTEST, _FIRST_SHARE * FINAL_SHARE * budget_seconds / count - _FRESH_START)

@@ -24,7 +24,7 @@ from autocompress.store.run_dir import RunFolder
 #: What the least of a cost is called.
 _LEAST = {"size_bytes": "smallest", "energy_mj": "least energy", "peak_memory_bytes": "least memory"}
 #: A cost up to this share above the least counts as equal where the two intervals overlap.
-EQUAL_COST = 0.05
+_EQUAL_COST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def record_of(
     """
     last = {trial.number: final_trial(run, trial) for trial in trials}
     merged = tuple(last[trial.number] or trial for trial in trials)
-    # Only what was measured again may stand on a finished front: others would win by a lucky reading.
+    # Only what the end of a search has seen may stand on a finished front: others would win by a lucky reading.
     finished = [trial for trial in last.values() if trial is not None]
     ended = bool(finished) and not has_pending(run)
     front, feasible = constrained_front(finished if ended else merged, objectives, constraints)
@@ -116,9 +116,10 @@ def recommend(record: RunRecord) -> dict[str, Trial]:
 def _best_of_equals(trials: Sequence[Trial], cost: str, quality: str) -> Trial:
     """The cheapest, or the best of those whose cost cannot be told from its: a structure trained for longer is one."""
     cheapest = min(trials, key=lambda t: t.value(cost))
-    most = cheapest.value(cost) * (1.0 + EQUAL_COST)
+    most = cheapest.value(cost) * (1.0 + _EQUAL_COST)
     interval = cheapest.measurements[cost].interval
-    if interval is None:
+    # Estimates of one run are off together: what separates two of them does not blur.
+    if interval is None or cheapest.measurements[cost].provenance is not Provenance.MEASURED:
         return cheapest
     equals = [cheapest]
     for trial in trials:

@@ -400,6 +400,7 @@ class _Search:
                     sample=self._sample,
                     affinity=self._place.affinity,
                     budget_seconds=self._budget.seconds,
+                    seconds_left=self._budget.whole_left(),
                     watch=watch,
                     fresh=None
                     if not self._place.has_fresh_timers

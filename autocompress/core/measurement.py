@@ -115,16 +115,18 @@ class TimingPolicy:
     Args:
         block_ms: shortest time of one A-B-B-A block; each of its four turns repeats one model for a quarter of it.
         half_width: stop when the interval of the ratio is this narrow, relative to the ratio.
-        max_seconds: stop then at the latest, if ``min_blocks`` blocks were calm.
-        patience: how many times ``max_seconds`` to go on where fewer were.
+        max_seconds: stop then at the latest, if ``min_blocks`` blocks were calm and the candidate ran at its level in
+            them.
+        patience: how many times ``max_seconds`` to go on else.
         min_blocks: calm blocks before the interval is believed; it takes six at least.
-        calm_tolerance: a block counts while the reference ran within this share of its calm level, or less where its
+        calm_tolerance: a block counts while both models ran within this share of their calm levels, or less where
             calm turns agree better.
         warmup_seconds: longest warm-up; it ends earlier once drift is under 1%.
         confidence: of the interval.
         shortest_block_ms: blocks are halved down to this where few of them are calm, which finds calm spells of some
             ten milliseconds; never where None.
-        calm_ms: the reference's calm level if it is known from before, milliseconds.
+        calm_ms: the reference's calm level if it is known from before, milliseconds; blocks more than 5% above it do
+            not count.
     """
 
     block_ms: float = 100.0
@@ -159,7 +161,7 @@ class PairedTiming:
     Args:
         candidate_ms: milliseconds an inference, one value a block.
         reference_ms: likewise for the reference, same blocks.
-        kept: which blocks were calm (the reference at its calm level) and count.
+        kept: which blocks were calm (both models at their calm level) and count.
         ratio: median of the kept blocks' ``candidate / reference``.
         ratio_interval: order-statistic interval of the ratio.
         details: threads, warm-up, why it stopped.

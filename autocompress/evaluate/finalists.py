@@ -11,15 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from autocompress.core.errors import Interrupted
+from autocompress.core.errors import AutocompressError, Interrupted
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
+from autocompress.measure.calm_blocks import highest_calm_ms
 from autocompress.measure.calm_levels import CalmLevels, disturbance
 from autocompress.measure.fresh_process import FreshRuntime, measure_pair
 from autocompress.measure.latency import latency_measurement
 from autocompress.measure.store import MeasurementStore
+
+#: So many finalists that agree on a new level show that the machine is slower now.
+_FEWEST_TO_AGREE = 3
 
 
 def remeasure(
@@ -67,7 +71,7 @@ def remeasure(
         The trials with their new ``latency_ms``.
 
     Raises:
-        Interrupted: ``should_stop`` said so; what was measured is lost.
+        Interrupted: ``should_stop`` said so before each was timed once; what was measured is lost.
     """
     told = threading.Lock()
     start, longest = time.monotonic(), 0.0
@@ -95,19 +99,47 @@ def remeasure(
         longest = max(longest, time.monotonic() - begun)
         return replace(measured, runtime=timing.runtime)
 
-    found: dict[int, Measurement] = {}
-    waiting = list(enumerate(finalists))
+    # Levels of several devices say nothing about each other.
+    badness = _disturbance if lanes == 1 else _blur
     with ThreadPoolExecutor(max_workers=lanes) as pool:
-        for number in range(passes):
-            if number:
-                left = seconds - (time.monotonic() - start)
-                waiting = waiting[: lanes * int(min(max(0.0, left / longest), len(waiting)))]
-            # One at a time they run in this thread, which a user may interrupt.
-            run = map if lanes == 1 else pool.map
-            for (place, _), measured in zip(waiting, run(timed, [finalist for _, finalist in waiting]), strict=True):
-                found[place] = min((measured, found.get(place, measured)), key=lambda m: disturbance(m.details))
-            waiting = [(place, finalist) for place, finalist in waiting if not found[place].details["calm"]]
-    return [_with_last_word(trial, found[place]) for place, (trial, _) in enumerate(finalists)]
+        # One at a time they run in this thread, which a user may interrupt.
+        run = map if lanes == 1 else pool.map
+        found = list(run(timed, finalists))
+        for _ in range(passes - 1):
+            if _is_slower_now(found):
+                return [_with_last_word(trial, _calm(last)) for (trial, _), last in zip(finalists, found, strict=True)]
+            left = seconds - (time.monotonic() - start)
+            waiting = [place for place, last in enumerate(found) if not last.details["calm"]]
+            waiting = waiting[: lanes * int(min(max(0.0, left / max(longest, 1e-3)), len(waiting)))]
+            try:
+                for place, again in zip(waiting, run(timed, [finalists[place] for place in waiting]), strict=True):
+                    found[place] = min(found[place], again, key=badness)
+            except AutocompressError:
+                # Stopped, or a device is lost: every file has its word already.
+                break
+    return [_with_last_word(trial, last) for (trial, _), last in zip(finalists, found, strict=True)]
+
+
+def _disturbance(latency: Measurement) -> tuple[bool, float]:
+    return disturbance(latency.details)
+
+
+def _blur(latency: Measurement) -> tuple[bool, float]:
+    interval = latency.interval
+    return not latency.details["calm"], math.inf if interval is None else interval.half_width / latency.value
+
+
+def _is_slower_now(latencies: Sequence[Measurement]) -> bool:
+    """Whether all agree on a level that the search did not know: a slower clock, not a neighbour."""
+    levels = [latency.details["calm_level_ms"] for latency in latencies]
+    if len(latencies) < _FEWEST_TO_AGREE or any(latency.details["calm"] for latency in latencies):
+        return False
+    steady = all(latency.details.get("steady") for latency in latencies)
+    return steady and max(levels) <= highest_calm_ms(min(levels))
+
+
+def _calm(latency: Measurement) -> Measurement:
+    return replace(latency, details={**latency.details, "calm": True})
 
 
 def _with_last_word(trial: Trial, measured: Measurement) -> Trial:

@@ -37,7 +37,7 @@ Choice = NamedTuple("Choice", [("calm", List[bool]), ("candidate_excess", float)
 Estimate = NamedTuple("Estimate", [("ratio", float), ("low", float), ("high", float)])
 
 
-def highest_calm_ms(calm_ms: float, tolerance: float) -> float:
+def highest_calm_ms(calm_ms: float, tolerance: float = _KNOWN_TOLERANCE) -> float:
     """Up to where a reference whose calm level is known counts as calm, milliseconds."""
     return calm_ms * (1.0 + min(tolerance, _KNOWN_TOLERANCE))
 
@@ -114,8 +114,8 @@ class Blocks:
             excess,
         )
 
-    def is_steady(self, choice: Choice) -> bool:
-        """Whether the candidate too ran at one level."""
+    def is_candidate_level(self, choice: Choice) -> bool:
+        """Whether the candidate ran at its own level wherever the reference did."""
         return choice.candidate_excess <= self._policy["calm_tolerance"]
 
     def kept(self, choice: Choice) -> List[bool]:

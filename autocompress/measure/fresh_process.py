@@ -37,6 +37,8 @@ from autocompress.measure.transports.local import Transport, ask_module, open_tr
 RUNTIMES = ("onnxruntime",)
 #: A runtime in a process of its own on an attached device, for the time of one comparison.
 FreshRuntime = Callable[[], AbstractContextManager[Runtime]]
+#: A timing and what it is kept under; nothing without a store.
+_Keyed = tuple[FileTiming, dict[str, Any]]
 #: On top of the policy's longest comparison: starting Python and loading two models.
 _START_SECONDS = 120.0
 #: Times that a file is timed at most.
@@ -93,13 +95,16 @@ def measure_files(
         return _in_passes(
             paths,
             policy,
-            lambda given, how: _measure_there(given, files[0], policy=how, sample=sample, fresh=fresh, store=store),
+            lambda given, how, kept: _measure_there(
+                given, files[0], policy=how, sample=sample, fresh=fresh, store=kept
+            ),
+            store,
         )
     device = open_transport() if transport is None else transport
     return _in_passes(
         paths,
         policy,
-        lambda given, how: _measure_pair(
+        lambda given, how, kept: _measure_pair(
             given,
             files[0],
             threads=threads,
@@ -108,39 +113,56 @@ def measure_files(
             sample=sample,
             affinity=affinity,
             transport=device,
-            store=store,
+            store=kept,
         ),
+        store,
     )
 
 
 def _in_passes(
     paths: Sequence[str | PathLike[str]],
     policy: TimingPolicy,
-    measure: Callable[[str | PathLike[str], TimingPolicy], FileTiming],
+    measure: Callable[[str | PathLike[str], TimingPolicy, MeasurementStore | None], _Keyed],
+    store: MeasurementStore | None,
 ) -> list[FileTiming]:
-    """Each file timed; again where the machine was busy, as this or a later comparison with the same file shows."""
+    """Each file timed; again where the machine was busy, as this or a later comparison with the same file shows.
+
+    Only what no comparison showed to be disturbed is kept in the store.
+    """
     levels = CalmLevels()
-    found: dict[int, FileTiming] = {}
-    for _ in range(_PASSES):
+    found: dict[int, list[_Keyed]] = {place: [] for place in range(len(paths))}
+
+    def best(place: int) -> _Keyed:
+        return min(found[place], key=lambda t: (_is_disturbed(t[0], levels, policy), disturbance(t[0].details)))
+
+    for number in range(_PASSES):
         for place, path in enumerate(paths):
-            if place in found and not _is_disturbed(found[place], levels, policy):
+            if found[place] and not _is_disturbed(best(place)[0], levels, policy):
                 continue
-            timing = measure(path, levels.known_to(policy))
+            timing, key = measure(path, levels.known_to(policy), None if number else store)
             if "cached" not in timing.details:
                 levels.note(timing.paired.kept_reference_ms, timing.details)
-            found[place] = min(found.get(place, timing), timing, key=lambda t: disturbance(t.details))
-    return [
-        replace(timing, details={**timing.details, "calm": not _is_disturbed(timing, levels, policy)})
-        for _, timing in sorted(found.items())
-    ]
+            # What could not be read from the store is kept there all the same.
+            found[place].append((timing, key or (found[place][0][1] if found[place] else {})))
+    last = []
+    for place in range(len(paths)):
+        timing, key = best(place)
+        is_calm = not _is_disturbed(timing, levels, policy)
+        timing = replace(timing, details={**timing.details, "calm": is_calm})
+        last.append(_kept(store, timing, key))
+    return last
 
 
 def _is_disturbed(timing: FileTiming, levels: CalmLevels, policy: TimingPolicy) -> bool:
     details, lowest = timing.details, levels.lowest_ms
     if "cached" in details:
         return False
-    too_high = lowest is not None and details["calm_level_ms"] > highest_calm_ms(lowest, policy.calm_tolerance)
-    return not details["calm"] or too_high
+    if lowest is None or not details["calm"]:
+        return not details["calm"]
+    # A tool that times itself has a rule of its own, and processes that differ by more.
+    own_rule = "calm_tolerance" not in details
+    most = lowest * (1.0 + policy.calm_tolerance) if own_rule else highest_calm_ms(lowest, policy.calm_tolerance)
+    return float(details["calm_level_ms"]) > most
 
 
 def measure_pair(
@@ -156,8 +178,11 @@ def measure_pair(
 ) -> FileTiming:
     """Time one file against another in a fresh process; see :func:`measure_files`."""
     if fresh is not None:
-        return _measure_there(candidate, Path(reference), policy=policy, sample=sample, fresh=fresh, store=store)
-    return _measure_pair(
+        return _kept(
+            store,
+            *_measure_there(candidate, Path(reference), policy=policy, sample=sample, fresh=fresh, store=store),
+        )
+    timing, key = _measure_pair(
         candidate,
         Path(reference),
         threads=threads,
@@ -168,6 +193,11 @@ def measure_pair(
         transport=open_transport(),
         store=store,
     )
+    return _kept(store, timing, key)
+
+
+def _kept(store: MeasurementStore | None, timing: FileTiming, key: Mapping[str, Any]) -> FileTiming:
+    return timing if "cached" in timing.details else keep_timing(store, key, timing)
 
 
 def _measure_pair(
@@ -181,14 +211,14 @@ def _measure_pair(
     affinity: Sequence[int] | None,
     transport: Transport,
     store: MeasurementStore | None,
-) -> FileTiming:
+) -> _Keyed:
     key: dict[str, Any] = {}
     if store is not None:
         about = about_here(threads=threads, spinning=spinning, affinity=affinity)
         key = latency_key(candidate, reference, about=about, policy=policy, sample=sample)
         found = kept_timing(store, key, str(candidate))
         if found is not None:
-            return found
+            return found, key
     request = {
         "candidate": str(Path(candidate).resolve()),
         "reference": str(reference.resolve()),
@@ -202,7 +232,7 @@ def _measure_pair(
     answer = ask_module(transport, __name__, request, timeout_seconds=limit, subject=str(candidate))
     if "error" in answer:
         raise ModelError(f"{str(candidate)!r}: {answer['error']}")
-    return keep_timing(store, key, FileTiming.from_dict({**answer, "path": str(candidate)}))
+    return FileTiming.from_dict({**answer, "path": str(candidate)}), key
 
 
 def _measure_there(
@@ -213,7 +243,7 @@ def _measure_there(
     sample: Batch | None,
     fresh: FreshRuntime,
     store: MeasurementStore | None,
-) -> FileTiming:
+) -> _Keyed:
     key: dict[str, Any] = {}
     try:
         with fresh() as runtime:
@@ -221,9 +251,9 @@ def _measure_there(
                 key = latency_key(candidate, reference, about=runtime.describe(), policy=policy, sample=sample)
                 found = kept_timing(store, key, str(candidate))
                 if found is not None:
-                    return found
+                    return found, key
             timing = runtime.time(runtime.build(candidate), runtime.build(reference), policy)
-            return keep_timing(store, key, _file_timing(runtime, timing, str(candidate), policy))
+            return _file_timing(runtime, timing, str(candidate), policy), key
     except CandidateError as error:
         raise ModelError(f"{str(candidate)!r}: {error.reason}") from error
 

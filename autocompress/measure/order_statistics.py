@@ -50,11 +50,10 @@ def mean(values: Sequence[float]) -> float:
 def _rank(count: int, confidence: float) -> Tuple[int, float]:
     """Rank of the interval's lower end, from 1, and how far to go to the next one."""
     coverage: List[float] = []
-    below, choose = 0.0, 1.0
+    below, all_ways = 0.0, math.lgamma(count + 1) - count * math.log(2.0)
     for rank in range(1, (count + 1) // 2 + 1):
         # The interval from the rank-th smallest to the rank-th largest misses with P(Binomial(n, 1/2) < rank), twice.
-        below += choose * 0.5**count
-        choose = choose * (count - rank + 1) / rank
+        below += math.exp(all_ways - math.lgamma(rank) - math.lgamma(count - rank + 2))
         coverage.append(1.0 - 2.0 * below)
         if coverage[-1] < confidence:
             break
@@ -76,8 +75,8 @@ def _widening(values: Sequence[float], middle: float) -> float:
         return 1.0
     # Single outliers neither make nor hide a correlation.
     clipped = [min(max(value / typical, -2.5), 2.5) for value in apart]
-    mean = sum(clipped) / count
-    clipped = [value - mean for value in clipped]
+    middle = mean(clipped)
+    clipped = [value - middle for value in clipped]
     square = sum(value * value for value in clipped)
     found = sum(a * b for a, b in zip(clipped, clipped[1:])) / square if square > 0.0 else 0.0
     # An estimate from n values is about 1 / n too low.

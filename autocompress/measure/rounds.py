@@ -114,7 +114,7 @@ def compare(
     ratio, low, high = blocks.estimate(kept)
     details = {
         "stopped": stopped,
-        "calm": sum(choice.calm) >= policy["min_blocks"] and blocks.is_steady(choice),
+        "calm": sum(choice.calm) >= policy["min_blocks"] and blocks.is_candidate_level(choice),
         "steady": sum(blocks.choose(alone=True).calm) >= policy["min_blocks"],
         "calm_level_ms": blocks.reference_level.ms,
         "calm_tolerance": blocks.reference_level.tolerance,
@@ -141,12 +141,12 @@ def compare(
 
 def _stop_reason(blocks: Blocks, choice: Choice, policy: Mapping[str, Any], seconds: float) -> str:
     """Why comparing ends now; an empty text where it goes on."""
-    count, is_steady = sum(choice.calm), blocks.is_steady(choice)
-    if count >= max(policy["min_blocks"], FEWEST_FOR_INTERVAL) and is_steady:
+    count, is_level = sum(choice.calm), blocks.is_candidate_level(choice)
+    if count >= max(policy["min_blocks"], FEWEST_FOR_INTERVAL) and is_level:
         ratio, low, high = blocks.estimate(choice.calm)
         if (high - low) / 2.0 <= policy["half_width"] * ratio:
             return "interval"
-    patience = 1.0 if count >= policy["min_blocks"] and is_steady else policy["patience"]
+    patience = 1.0 if count >= policy["min_blocks"] and is_level else policy["patience"]
     return "time" if seconds >= policy["max_seconds"] * patience else ""
 
 

@@ -22,6 +22,8 @@ HOPED, HOPED_LONGER = 0.75, 0.5
 _PRIOR_GAP = 2.0
 #: Share of the loss allowed that is aimed at, however rough the figures are.
 _LEAST_SHARE = 0.5
+#: Losses, in allowed ones, up to which trials tell how rough the figures are.
+_NEAR = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,9 @@ class Aim:
     Args:
         quality: the objective.
         best: its least loss of any complete trial.
-        allowed: loss of quality beyond ``best`` that is allowed, less a standard error of what is measured.
+        allowed: loss of quality beyond ``best`` that is allowed.
+        sure: the same less a standard error of what is measured: what is chosen for being just within the limit on
+            these samples is often beyond it on others.
         first: share of the gap to ``best`` that training closes where none was.
         longer: share that training for longer closes.
     """
@@ -39,6 +43,7 @@ class Aim:
     quality: Objective
     best: float
     allowed: float
+    sure: float
     first: float
     longer: float
 
@@ -51,9 +56,6 @@ class Aim:
         top = quality.loss(best) if baseline is None else baseline.value(quality.metric)
         limit = quality.loss(quality_limit(quality.metric, top, constraints))
         allowed = max(limit - best, 0.1 * USUAL_DROP)
-        if baseline is not None:
-            # What is chosen for being just within the limit on these samples is often beyond it on others.
-            allowed = max(allowed - _standard_error(complete, baseline, quality.metric), _LEAST_SHARE * allowed)
         lessons = list(_lessons(complete, quality, best))
         prior = _PRIOR_GAP * allowed
 
@@ -65,6 +67,7 @@ class Aim:
             quality=quality,
             best=best,
             allowed=allowed,
+            sure=max(allowed - _standard_error(complete, baseline, quality, allowed), _LEAST_SHARE * allowed),
             first=share(HOPED, [(before, after) for steps, before, after in lessons if steps == 0]),
             longer=share(HOPED_LONGER, [(before, after) for steps, before, after in lessons if steps > 0]),
         )
@@ -81,16 +84,20 @@ class Aim:
         return (1.0 - first) * (1.0 - self.longer) ** (times - 1) * self.gap(trial)
 
 
-def _standard_error(complete: Sequence[Trial], baseline: Trial, metric: str) -> float:
-    """Of the difference between a trial's quality and the baseline's, over the same samples; the median of all trials.
+def _standard_error(complete: Sequence[Trial], baseline: Trial | None, quality: Objective, allowed: float) -> float:
+    """Of the loss of quality of trials about as good as what is aimed at; 0 where there are none.
 
-    From the batches' own differences, as most samples are right, or wrong, with both models.
+    From the differences to the baseline in equal parts of the samples, as most are right, or wrong, with both models.
     """
+    if baseline is None:
+        return 0.0
+    metric = quality.metric
     before = np.array(baseline.measurements[metric].samples)
     found = []
     for trial in complete:
         after = np.array(trial.measurements[metric].samples)
-        if trial is not baseline and len(after) == len(before) > 1:
+        lost = quality.loss(trial.value(metric)) - quality.loss(baseline.value(metric))
+        if trial is not baseline and lost <= _NEAR * allowed and len(after) == len(before) > 1:
             found.append(float(np.std(after - before, ddof=1)) / math.sqrt(len(before)))
     return statistics.median(found) if found else 0.0
 

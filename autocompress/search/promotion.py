@@ -115,7 +115,7 @@ class Promotion:
         wanted = self._wanted(healed, in_the_end, complete, aim)
         front, _ = constrained_front(trials, self._objectives, self._constraints)
         steps = np.array([self._next_steps(trial) for trial in healed])
-        better = wanted & (np.array([aim.gap(trial) for trial in healed]) > aim.allowed)
+        better = wanted & (np.array([aim.gap(trial) for trial in healed]) > aim.sure)
         worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         longest = int(self._steps.options[-1])
@@ -149,9 +149,9 @@ class Promotion:
         """``(n_trials,)`` what users ask for most: it is or may become the cheapest within the loss allowed."""
         if len(self._objectives) < 2:
             return np.zeros(len(trials), bool)
-        cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= aim.allowed), default=float("inf"))
+        cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= aim.sure), default=float("inf"))
         return np.array(
-            [gap <= aim.allowed and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)], bool
+            [gap <= aim.sure and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)], bool
         )
 
     def _gains(

@@ -109,7 +109,7 @@ class _Seeds:
                 yield self._candidate("recipe", precision, changes, f"{label} + {precision}")
                 if share in NARROWED_SHARES:
                     for goal, ratios in self._least_sensitive((NARROWED_SAVING,), skipped=changes).items():
-                        text = f"{label} + least sensitive, {goal:.0%} of MACs gone + {precision}"
+                        text = f"{label} + least sensitive, {goal:.0%} of the other MACs gone + {precision}"
                         yield self._candidate("sensitivity", precision, {**changes, **ratios}, text)
 
     def _without_healing(self, precision: str) -> Iterator[Candidate]:

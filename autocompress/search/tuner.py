@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ class Budget:
     def left(self) -> float | None:
         """Seconds left for trials; None without a time limit."""
         return None if self.seconds is None else self.seconds - self.reserve_seconds() - self.elapsed()
+
+    def whole_left(self) -> float:
+        """Seconds left for everything; infinite without a time limit."""
+        return math.inf if self.seconds is None else max(0.0, self.seconds - self.elapsed())
 
     def overrun(self) -> bool:
         """Whether the trial in flight runs past the time for trials by more than :data:`GRACE` of it."""

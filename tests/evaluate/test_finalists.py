@@ -171,16 +171,16 @@ def test_the_calm_level_is_that_of_the_calmest_trial(trial_factory: Callable[...
 class Busy:
     """Timings on a machine that is calm only at some of the comparisons."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, calm: list[bool]) -> None:
-        self.count, self._calm = 0, calm
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, calm: list[bool], levels: list[float] | None = None) -> None:
+        self.count, self._calm, self._levels = 0, calm, levels or [9.0 - n for n in range(1, 9)]
         self._measure = finalists_module.measure_pair
         monkeypatch.setattr(finalists_module, "measure_pair", self)
 
     def __call__(self, *files: Path, **options: Any) -> FileTiming:
         timing = self._measure(*files, **options)
-        calm = self._calm[self.count]
+        calm, level = self._calm[self.count], self._levels[self.count]
         self.count += 1
-        return replace(timing, details={**timing.details, "calm": calm, "calm_level_ms": 9.0 - self.count})
+        return replace(timing, details={**timing.details, "calm": calm, "steady": True, "calm_level_ms": level})
 
 
 def test_what_a_busy_machine_disturbed_is_timed_again_after_the_others(
@@ -200,6 +200,25 @@ def test_time_for_another_pass_is_not_exceeded(
     found = measure(finalists, baseline, passes=4, seconds=0.0)
     assert busy.count == 2
     assert not any(trial.measurements["latency_ms"].details["calm"] for trial in found)
+
+
+def test_stopping_while_they_are_timed_again_loses_nothing(
+    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Busy(monkeypatch, [False] * 4)
+    found = measure(finalists, baseline, passes=4, should_stop=lambda: busy.count == 3)
+    assert busy.count == 3
+    assert [trial.measurements["latency_ms"].details["calm_level_ms"] for trial in found] == [6.0, 7.0]
+
+
+def test_a_machine_that_is_slower_now_is_not_called_busy(
+    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = [*finalists, finalists[0]]
+    busy = Busy(monkeypatch, [False] * 9, [1.08, 1.1, 1.09])
+    found = measure(three, baseline, passes=4)
+    assert busy.count == 3
+    assert all(trial.measurements["latency_ms"].details["calm"] for trial in found)
 
 
 @pytest.mark.parametrize("calm", [True, False])
@@ -228,4 +247,7 @@ def test_the_user_is_told_what_only_a_busy_machine_timed(finalists: list[tuple[T
     (first, path), (second, other) = finalists
     assert busy_message([(marked(first, True), path)]) is None
     told = busy_message([(marked(first, True), path), (marked(second, False), other)])
-    assert told is not None and "trial 2" in told
+    assert told == ("The machine was busy whenever trial 2 was timed: `autocompress measure` may find less latency.")
+    kept = replace(first.measurements["latency_ms"], details={"calm": True, "disturbed": 2.0})
+    told = busy_message([(replace(first, measurements={**first.measurements, "latency_ms": kept}), path)])
+    assert told == "The machine was busy when trial 1 was timed again: the figure is that of the search itself."

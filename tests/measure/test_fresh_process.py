@@ -15,6 +15,7 @@ from autocompress.core.measurement import Provenance, TimingPolicy
 from autocompress.measure import fresh_process
 from autocompress.measure.fresh_process import FileTiming, measure_files, measure_pair
 from autocompress.measure.latency import reference_level_ms
+from autocompress.measure.store import MeasurementStore
 
 POLICY = TimingPolicy(block_ms=1.0, half_width=0.2, max_seconds=0.3, min_blocks=4, warmup_seconds=0.02)
 
@@ -108,6 +109,21 @@ def test_what_a_later_file_shows_to_have_been_disturbed_is_timed_again(linear_fi
     assert [r["policy"]["calm_ms"] for r in transport.requests] == [None, 1.3, 1.0]
     assert [found.details["calm_level_ms"] for found in (reference, wide)] == [1.02, 1.0]
     assert reference.details["calm"] and wide.details["calm"]
+
+
+def test_what_was_disturbed_is_not_kept(linear_file: Path, wide_file: Path, tmp_path: Path) -> None:
+    store = MeasurementStore(tmp_path / "measurements.db")
+    files = [linear_file, wide_file]
+    transport = Busy(1.3, 1.0, 1.2)
+    reference, _ = measure_files(files, policy=POLICY, transport=transport, store=store)
+    assert len(transport.requests) == 3
+    assert not reference.details["calm"]
+    transport = Busy(1.01)
+    reference, wide = measure_files(files, policy=POLICY, transport=transport, store=store)
+    assert len(transport.requests) == 1
+    assert reference.details["calm"] and "cached" not in reference.details
+    assert "cached" in wide.details
+    assert all("cached" in found.details for found in measure_files(files, policy=POLICY, store=store))
 
 
 def test_what_stays_disturbed_is_said_to_be(linear_file: Path, wide_file: Path) -> None:

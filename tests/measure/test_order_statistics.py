@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,3 +55,10 @@ def test_blocks_that_resemble_their_neighbours_widen_it():
         alike.append(np.ptp(correlated_interval(walk)) / np.ptp(median_interval(walk)))
     assert np.median(alone) < 1.1
     assert np.median(alike) > 1.5
+
+
+@pytest.mark.parametrize("count", [500, 1030, 4000])
+def test_many_values_have_the_interval_of_the_normal_law(count: int):
+    low, high = median_interval(range(1, count + 1), 0.95)
+    assert high - low == pytest.approx(1.96 * math.sqrt(count), rel=0.02)
+    assert low + high == pytest.approx(count + 1)
