@@ -93,7 +93,8 @@ def test_latencies_are_the_devices_and_carry_the_profiles_name(place: Path, ssh_
         latency = trial.measurements["latency_ms"]
         assert (latency.target, latency.fingerprint) == ("x86-avx512-vnni", host_fingerprint())
         assert latency.samples
-        assert latency.details["fresh_process"]
+        # What the load of other tests disturbed at the end is noted beside the search's own figure.
+        assert latency.details.get("disturbed", latency.details)["fresh_process"]
         assert latency.details["affinity"] == [core]
         assert latency.details["outputs"]["difference"] < 1e-3
     assert any(m.startswith(f"Latencies are measured on {ssh_server.url} (") for m in watcher.messages)

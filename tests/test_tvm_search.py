@@ -117,7 +117,9 @@ def test_a_search_through_a_tracker_survives_one_of_its_two_servers(
         latency = trial.measurements["latency_ms"]
         assert (latency.provenance, latency.fingerprint) == (Provenance.MEASURED, host_fingerprint())
         assert latency.details["schedules"]["untuned"] == 0
-        assert latency.details["fresh_process"] and _server_of(trial) == left
+        # What the load of other tests disturbed at the end is noted beside the search's own figure.
+        again = latency.details.get("disturbed", latency.details)
+        assert again["fresh_process"] and again["server"].endswith(f":{left}")
         assert latency.details["outputs"]["difference"] <= latency.details["outputs"]["tolerance"]
 
 

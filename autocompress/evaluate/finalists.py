@@ -24,6 +24,8 @@ from autocompress.measure.store import MeasurementStore
 
 #: So many finalists that agree on a new level show that the machine is slower now.
 _FEWEST_TO_AGREE = 3
+#: What is told of a comparison that a busy machine disturbed.
+_TOLD = ("ratio", "ratio_interval", "kept_share", "calm_level_ms", "fresh_process", "server")
 
 
 def remeasure(
@@ -48,7 +50,7 @@ def remeasure(
 
     The search's own figure is kept under ``latency_ms``'s ``details["searched"]``, so that luck in the search shows.
     What a busy machine disturbed is timed again, after all others and so in another minute. Where none was calm and the
-    search's own figure was, that one stands, with ``details["disturbed"]``: the least disturbed one of these.
+    search's own figure was, that one stands, with the least disturbed one of these in ``details["disturbed"]``.
 
     Args:
         finalists: trials with the paths of their artifacts.
@@ -146,7 +148,9 @@ def _with_last_word(trial: Trial, measured: Measurement) -> Trial:
     searched = trial.measurements["latency_ms"]
     if not measured.details["calm"] and searched.details.get("calm"):
         # A figure known to be wrong by tens of percent is no better word than one that luck may have chosen.
-        last = replace(searched, details={**searched.details, "disturbed": measured.value})
+        told = {key: measured.details[key] for key in _TOLD if key in measured.details}
+        disturbed = {"latency_ms": measured.value, **told}
+        last = replace(searched, details={**searched.details, "fresh_process": False, "disturbed": disturbed})
     else:
         kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
         last = replace(measured, details={**measured.details, **kept})
