@@ -125,7 +125,7 @@ def busy_message(finalists: Sequence[Finalist]) -> str | None:
     """One line on latencies that a busy machine left in doubt; None where there are none."""
     details = {trial.number: trial.measurements["latency_ms"].details for trial, _ in finalists}
     busy = [str(number) for number, about in details.items() if not about.get("calm", True)]
-    kept = [str(number) for number, about in details.items() if "disturbed" in about]
+    kept = [str(number) for number, about in details.items() if "disturbed" in about and str(number) not in busy]
     parts = []
     if busy:
         parts.append(f"whenever trial {', '.join(busy)} was timed: `autocompress measure` may find less latency")

@@ -50,7 +50,7 @@ def remeasure(
 
     The search's own figure is kept under ``latency_ms``'s ``details["searched"]``, so that luck in the search shows.
     What a busy machine disturbed is timed again, after all others and so in another minute. Where none was calm and the
-    search's own figure was, that one stands, with the least disturbed one of these in ``details["disturbed"]``.
+    search's own figure is less disturbed, that one stands, with the best of these in ``details["disturbed"]``.
 
     Args:
         finalists: trials with the paths of their artifacts.
@@ -146,7 +146,8 @@ def _calm(latency: Measurement) -> Measurement:
 
 def _with_last_word(trial: Trial, measured: Measurement) -> Trial:
     searched = trial.measurements["latency_ms"]
-    if not measured.details["calm"] and searched.details.get("calm"):
+    told_level = "calm_level_ms" in searched.details
+    if not measured.details["calm"] and told_level and _disturbance(searched) < _disturbance(measured):
         # A figure known to be wrong by tens of percent is no better word than one that luck may have chosen.
         told = {key: measured.details[key] for key in _TOLD if key in measured.details}
         disturbed = {"latency_ms": measured.value, **told}

@@ -21,7 +21,7 @@ SHORTEST_BLOCK_MS = 8.0
 # On a calm machine both end much earlier. What a busy one leaves open, the front settles: it is measured again.
 SCREEN = TimingPolicy(block_ms=20.0, half_width=0.03, max_seconds=0.3, min_blocks=6, warmup_seconds=0.05)
 CONFIRM = TimingPolicy(
-    block_ms=80.0,
+    block_ms=20.0,
     shortest_block_ms=SHORTEST_BLOCK_MS,
     half_width=0.02,
     max_seconds=0.9,

@@ -175,7 +175,7 @@ def spells(runs: int) -> list[dict[str, Any]]:
     runtime = OnnxRuntime(threads=1)
     policies = {
         "search": CONFIRM,
-        "blocks of 20 ms": replace(CONFIRM, block_ms=20.0),
+        "blocks of 80 ms": replace(CONFIRM, block_ms=80.0),
         "no patience": replace(CONFIRM, patience=1.0),
     }
     baselines = {name: runtime.build(graph) for name in policies}
