@@ -14,6 +14,7 @@ from autocompress.core.trial import Trial
 from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.finalists import quality_with_test, remeasure
 from autocompress.evaluate.latency import SHORTEST_BLOCK_MS
+from autocompress.measure.calm_levels import CalmLevels
 from autocompress.measure.fresh_process import FreshRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.store.front_keeper import FrontKeeper
@@ -84,31 +85,34 @@ def measure_again(
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
     lanes: int = 1,
-    calm_ms: float | None = None,
+    levels: CalmLevels | None = None,
     seconds_left: float = math.inf,
 ) -> list[Finalist]:
     """Time each file against the uncompressed model's in a process of its own, within the time kept for it.
 
-    ``calm_ms`` is the uncompressed model's calm level, if known. With several ``lanes`` as many files are timed at
-    once, each beside the uncompressed model on one device. What is disturbed is timed again within ``seconds_left``.
+    ``levels`` is what is known of the uncompressed model on the one device that times. With several ``lanes`` as many
+    files are timed at once, each beside the uncompressed model on one device. What is disturbed is timed again within
+    ``seconds_left``.
 
     Raises:
         Interrupted: the user asked to stop.
     """
+    rounds = math.ceil(len(finalists) / lanes)
     trials = remeasure(
         finalists,
         baseline,
         reference_ms=reference_ms,
         target=target,
         threads=threads,
-        policy=replace(_policy(budget_seconds, math.ceil(len(finalists) / lanes)), calm_ms=calm_ms),
+        policy=_policy(budget_seconds, rounds),
         sample=sample,
         affinity=affinity,
         fresh=fresh,
         store=store,
+        levels=levels,
         lanes=lanes,
         passes=_PASSES,
-        seconds=min(seconds_left, _seconds_for_all(budget_seconds, math.ceil(len(finalists) / lanes))),
+        seconds=min(seconds_left, _seconds_for_all(budget_seconds, rounds)),
         on_file=lambda trial: watch.on_stage(-1, trial.candidate.label, "time again"),
         should_stop=watch.should_stop,
     )

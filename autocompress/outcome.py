@@ -121,11 +121,8 @@ def _best_of_equals(trials: Sequence[Trial], cost: str, quality: str) -> Trial:
     # Estimates of one run are off together: what separates two of them does not blur.
     if interval is None or cheapest.measurements[cost].provenance is not Provenance.MEASURED:
         return cheapest
-    equals = [cheapest]
-    for trial in trials:
-        other = trial.measurements[cost].interval
-        if other is not None and other.low <= interval.high and trial.value(cost) <= most:
-            equals.append(trial)
+    intervals = [(trial, trial.measurements[cost].interval) for trial in trials if trial.value(cost) <= most]
+    equals = [trial for trial, other in intervals if other is not None and other.low <= interval.high]
     return max(equals, key=lambda t: (t.value(quality), -t.value(cost)))
 
 

@@ -21,7 +21,7 @@ from autocompress.evaluate.accuracy import QualityEvaluator
 from autocompress.evaluate.agreement import AgreementCheck
 from autocompress.evaluate.bfloat16 import QualityRuntime
 from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
-from autocompress.evaluate.finalists import calm_reference_ms
+from autocompress.evaluate.finalists import calm_levels
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
@@ -408,7 +408,7 @@ class _Search:
                     store=MeasurementStore(on_message=self._observer.on_message) if self._request.cache else None,
                     lanes=lanes,
                     # Machines of one kind are alike, but not to the percent.
-                    calm_ms=calm_reference_ms(store.trials()) if lanes == 1 else None,
+                    levels=calm_levels(store.trials()) if lanes == 1 else None,
                 )
         except Interrupted:
             return False

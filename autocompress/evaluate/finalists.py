@@ -5,25 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from autocompress.core.errors import AutocompressError, Interrupted
+from autocompress.core.errors import Interrupted
 from autocompress.core.measurement import Measurement, TimingPolicy
 from autocompress.core.protocols import Batch
 from autocompress.core.trial import Trial
 from autocompress.evaluate.latency import OUTPUTS
-from autocompress.measure.calm_blocks import highest_calm_ms
 from autocompress.measure.calm_levels import CalmLevels, disturbance
-from autocompress.measure.fresh_process import FreshRuntime, measure_pair
+from autocompress.measure.fresh_process import FreshRuntime, measure_against
 from autocompress.measure.latency import latency_measurement
 from autocompress.measure.store import MeasurementStore
 
-#: So many finalists that agree on a new level show that the machine is slower now.
-_FEWEST_TO_AGREE = 3
 #: What is told of a comparison that a busy machine disturbed.
 _TOLD = ("ratio", "ratio_interval", "kept_share", "calm_level_ms", "fresh_process", "server")
 
@@ -40,6 +35,7 @@ def remeasure(
     affinity: Sequence[int] | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
+    levels: CalmLevels | None = None,
     lanes: int = 1,
     passes: int = 1,
     seconds: float = math.inf,
@@ -63,6 +59,7 @@ def remeasure(
         affinity: cores of this machine to stay on; all where None.
         fresh: makes a runtime in a process of its own on an attached device; this machine where None.
         store: earlier measurements, which are taken where all they depend on is the same.
+        levels: what the search knows of the baseline's calm level; None where several devices time.
         lanes: comparisons at once, each on a device of its own.
         passes: how often a disturbed comparison is made at most.
         seconds: for all passes; the first is made in any case.
@@ -76,97 +73,62 @@ def remeasure(
         Interrupted: ``should_stop`` said so before each was timed once; what was measured is lost.
     """
     told = threading.Lock()
-    start, longest = time.monotonic(), 0.0
 
-    def timed(finalist: tuple[Trial, Path]) -> Measurement:
-        nonlocal longest
-        trial, path = finalist
+    def before(place: int) -> None:
         if should_stop():
             raise Interrupted
         with told:
-            on_file(trial)
-        begun = time.monotonic()
-        timing = measure_pair(
-            path,
-            baseline,
-            threads=threads,
-            policy=policy,
-            sample=sample,
-            affinity=affinity,
-            fresh=fresh,
-            store=store,
-        )
+            on_file(finalists[place][0])
+
+    timings = measure_against(
+        [path for _, path in finalists],
+        baseline,
+        threads=threads,
+        policy=policy,
+        sample=sample,
+        affinity=affinity,
+        fresh=fresh,
+        store=store,
+        levels=levels,
+        passes=passes,
+        seconds=seconds,
+        lanes=lanes,
+        before=before,
+    )
+    found = []
+    for (trial, _), timing in zip(finalists, timings, strict=True):
         about = {**timing.details, "fingerprint": timing.fingerprint}
         measured = latency_measurement(timing.paired, reference_ms=reference_ms, target=target, runtime=about)
-        longest = max(longest, time.monotonic() - begun)
-        return replace(measured, runtime=timing.runtime)
-
-    # Levels of several devices say nothing about each other.
-    badness = _disturbance if lanes == 1 else _blur
-    with ThreadPoolExecutor(max_workers=lanes) as pool:
-        # One at a time they run in this thread, which a user may interrupt.
-        run = map if lanes == 1 else pool.map
-        found = list(run(timed, finalists))
-        for _ in range(passes - 1):
-            if _is_slower_now(found):
-                return [_with_last_word(trial, _calm(last)) for (trial, _), last in zip(finalists, found, strict=True)]
-            left = seconds - (time.monotonic() - start)
-            waiting = [place for place, last in enumerate(found) if not last.details["calm"]]
-            waiting = waiting[: lanes * int(min(max(0.0, left / max(longest, 1e-3)), len(waiting)))]
-            try:
-                for place, again in zip(waiting, run(timed, [finalists[place] for place in waiting]), strict=True):
-                    found[place] = min(found[place], again, key=badness)
-            except AutocompressError:
-                # Stopped, or a device is lost: every file has its word already.
-                break
-    return [_with_last_word(trial, last) for (trial, _), last in zip(finalists, found, strict=True)]
+        last = _last_word(trial.measurements["latency_ms"], replace(measured, runtime=timing.runtime), levels, policy)
+        found.append(replace(trial, measurements={**trial.measurements, "latency_ms": last}))
+    return found
 
 
-def _disturbance(latency: Measurement) -> tuple[bool, float]:
-    return disturbance(latency.details)
-
-
-def _blur(latency: Measurement) -> tuple[bool, float]:
-    interval = latency.interval
-    return not latency.details["calm"], math.inf if interval is None else interval.half_width / latency.value
-
-
-def _is_slower_now(latencies: Sequence[Measurement]) -> bool:
-    """Whether all agree on a level that the search did not know: a slower clock, not a neighbour."""
-    levels = [latency.details["calm_level_ms"] for latency in latencies]
-    if len(latencies) < _FEWEST_TO_AGREE or any(latency.details["calm"] for latency in latencies):
-        return False
-    steady = all(latency.details.get("steady") for latency in latencies)
-    return steady and max(levels) <= highest_calm_ms(min(levels))
-
-
-def _calm(latency: Measurement) -> Measurement:
-    return replace(latency, details={**latency.details, "calm": True})
-
-
-def _with_last_word(trial: Trial, measured: Measurement) -> Trial:
-    searched = trial.measurements["latency_ms"]
-    told_level = "calm_level_ms" in searched.details
-    if not measured.details["calm"] and told_level and _disturbance(searched) < _disturbance(measured):
+def _last_word(
+    searched: Measurement, measured: Measurement, levels: CalmLevels | None, policy: TimingPolicy
+) -> Measurement:
+    """What was measured at the end, unless that was disturbed and the search's own figure less so."""
+    is_told = "calm_level_ms" in searched.details
+    if not measured.details["calm"] and is_told:
         # A figure known to be wrong by tens of percent is no better word than one that luck may have chosen.
-        told = {key: measured.details[key] for key in _TOLD if key in measured.details}
-        disturbed = {"latency_ms": measured.value, **told}
-        last = replace(searched, details={**searched.details, "fresh_process": False, "disturbed": disturbed})
-    else:
-        kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
-        last = replace(measured, details={**measured.details, **kept})
-    last = replace(last, details={**last.details, "searched": searched.value})
-    return replace(trial, measurements={**trial.measurements, "latency_ms": last})
+        before, after = (disturbance(m.details, levels, policy) for m in (searched, measured))
+        if before < after:
+            told = {key: measured.details[key] for key in _TOLD if key in measured.details}
+            own = {"calm": not before[0], "fresh_process": False, "searched": searched.value}
+            disturbed = {"latency_ms": measured.value, **told}
+            return replace(searched, details={**searched.details, **own, "disturbed": disturbed})
+    kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
+    return replace(measured, details={**measured.details, **kept, "searched": searched.value})
 
 
-def calm_reference_ms(trials: Iterable[Trial]) -> float | None:
-    """The uncompressed model's calm level as a search has come to know it, milliseconds; None if none was calm."""
+def calm_levels(trials: Iterable[Trial]) -> CalmLevels:
+    """What a search has come to know of the uncompressed model's calm level."""
     levels = CalmLevels()
     for latency in (trial.measurements.get("latency_ms") for trial in trials):
         if latency is not None and "kept" in latency.details:
             kept = tuple(itertools.compress(latency.reference_samples, latency.details["kept"]))
             levels.note(kept, latency.details)
-    return levels.lowest_ms
+    return levels
 
 
 def quality_with_test(trial: Trial, metric: str, test: Measurement) -> Trial:

@@ -5,8 +5,8 @@ Like :mod:`autocompress.measure.rounds` it runs on boards too: Python 3.6 or new
 * A model's **calm level** is a low quantile of its turns. Its tolerance follows the spread of the calm turns: int8
   slows down several times more than float32 under the same load.
 * By the **reference alone** a block is calm where its turns in the block and those just before and after lie within
-  that tolerance. Choosing so leans: among the blocks left the reference was lucky, and equal models come out 0.4 to
-  0.9% apart on a host that is calm a tenth of the time (``experiments/timing``).
+  that tolerance. Choosing so leans: among the blocks left the reference was lucky, and equal models come out 0.4%
+  apart on a host that is calm a tenth of the time, int8 and float32 1.3% (``experiments/timing``).
 * So both models' turns are asked **together**, each against its own level: equal models change places without
   changing the choice, which cannot lean then.
 * The candidate may not hide a slow mode of its own that way: where it is off its level in typical blocks that the
@@ -30,14 +30,23 @@ _LOWEST_QUANTILE = 0.05
 _KNOWN_TOLERANCE = 0.05
 Figures = List[Tuple[float, float]]
 
-#: The blocks that count, in order, and by which share the candidate's typical turn exceeds its level in blocks that the
-#: reference calls calm.
-Choice = NamedTuple("Choice", [("calm", List[bool]), ("candidate_excess", float)])
-#: Median ratio of the blocks that count and the ends of its interval.
-Estimate = NamedTuple("Estimate", [("ratio", float), ("low", float), ("high", float)])
+
+class Choice(NamedTuple):
+    """The blocks that count, and the share by which the candidate exceeds its level where the reference is calm."""
+
+    calm: List[bool]
+    candidate_excess: float
 
 
-def highest_calm_ms(calm_ms: float, tolerance: float = _KNOWN_TOLERANCE) -> float:
+class Estimate(NamedTuple):
+    """Median ratio of the blocks that count, and the ends of its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def highest_calm_ms(calm_ms: float, tolerance: float) -> float:
     """Up to where a reference whose calm level is known counts as calm, milliseconds."""
     return calm_ms * (1.0 + min(tolerance, _KNOWN_TOLERANCE))
 
@@ -114,7 +123,7 @@ class Blocks:
             excess,
         )
 
-    def is_candidate_level(self, choice: Choice) -> bool:
+    def candidate_at_level(self, choice: Choice) -> bool:
         """Whether the candidate ran at its own level wherever the reference did."""
         return choice.candidate_excess <= self._policy["calm_tolerance"]
 

@@ -9,16 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from autocompress.core.measurement import TimingPolicy
+from autocompress.measure.calm_blocks import highest_calm_ms
 
 #: How many levels are remembered; older ones are forgotten as the machine warms up.
 CALM_MEMORY = 16
 #: After so many comparisons in a row that agree in themselves at a higher level, that is how fast the machine is now.
 STRANGERS = 8
-
-
-def disturbance(details: Mapping[str, Any]) -> tuple[bool, float]:
-    """How far a comparison is from calm, for sorting: by the level at which the reference ran beside it."""
-    return not details["calm"], details["calm_level_ms"]
 
 
 class CalmLevels:
@@ -57,3 +53,21 @@ class CalmLevels:
         if self._strangers >= STRANGERS:
             self._levels.clear()
             self._strangers = 0
+
+
+def disturbance(details: Mapping[str, Any], levels: CalmLevels | None, policy: TimingPolicy) -> tuple[bool, float]:
+    """How far a comparison is from calm as far as is known by now, for sorting.
+
+    Args:
+        details: of the comparison.
+        levels: of its reference; None where others tell nothing of it: then only its own word counts.
+        policy: of the comparison.
+
+    Returns:
+        Whether it was disturbed, and the level at which the reference ran, milliseconds.
+    """
+    if levels is None:
+        return not details["calm"], 0.0
+    level, known = float(details["calm_level_ms"]), levels.known_to(policy).calm_ms
+    too_high = known is not None and level > highest_calm_ms(known, policy.calm_tolerance)
+    return not details["calm"] or too_high, level

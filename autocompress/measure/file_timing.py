@@ -46,6 +46,11 @@ class FileTiming:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_cached(self) -> bool:
+        """Whether it was measured earlier."""
+        return "cached" in self.details
+
+    @property
     def paired(self) -> PairedTiming:
         """The comparison itself, as :func:`~autocompress.measure.latency.latency_measurement` takes it."""
         return PairedTiming(

@@ -6,10 +6,11 @@ Run as a module it answers one request: JSON on standard input, one line of JSON
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from autocompress.core.errors import (
 )
 from autocompress.core.measurement import CAREFUL, PairedTiming, TimingPolicy
 from autocompress.core.protocols import Batch, Runtime
-from autocompress.measure.calm_blocks import highest_calm_ms
-from autocompress.measure.calm_levels import CalmLevels, disturbance
+from autocompress.measure.calm_levels import CalmLevels
 from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.kept_timings import about_here, keep_timing, kept_timing, latency_key
 from autocompress.measure.latency import model_file_bytes, now, runtime_title
+from autocompress.measure.passes import in_passes
 from autocompress.measure.plain_samples import from_plain, to_plain
 from autocompress.measure.store import MeasurementStore
 from autocompress.measure.transports.local import Transport, ask_module, open_transport
@@ -37,8 +38,6 @@ from autocompress.measure.transports.local import Transport, ask_module, open_tr
 RUNTIMES = ("onnxruntime",)
 #: A runtime in a process of its own on an attached device, for the time of one comparison.
 FreshRuntime = Callable[[], AbstractContextManager[Runtime]]
-#: A timing and what it is kept under; nothing without a store.
-_Keyed = tuple[FileTiming, dict[str, Any]]
 #: On top of the policy's longest comparison: starting Python and loading two models.
 _START_SECONDS = 120.0
 #: Times that a file is timed at most.
@@ -87,175 +86,113 @@ def measure_files(
         raise UnknownNameError("runtime", runtime, RUNTIMES)
     if not paths:
         raise UserError("There is nothing to measure: name at least one model file.")
-    files = [Path(path) for path in paths]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"There is no model file {str(file)!r}.")
-    if fresh is not None:
-        return _in_passes(
-            paths,
-            policy,
-            lambda given, how, kept: _measure_there(
-                given, files[0], policy=how, sample=sample, fresh=fresh, store=kept
-            ),
-            store,
-        )
-    device = open_transport() if transport is None else transport
-    return _in_passes(
+    return measure_against(
         paths,
-        policy,
-        lambda given, how, kept: _measure_pair(
-            given,
-            files[0],
-            threads=threads,
-            policy=how,
-            spinning=spinning,
-            sample=sample,
-            affinity=affinity,
-            transport=device,
-            store=kept,
-        ),
-        store,
+        paths[0],
+        threads=threads,
+        policy=policy,
+        spinning=spinning,
+        sample=sample,
+        affinity=affinity,
+        transport=transport,
+        fresh=fresh,
+        store=store,
+        levels=CalmLevels(),
+        passes=_PASSES,
     )
 
 
-def _in_passes(
+def measure_against(
     paths: Sequence[str | PathLike[str]],
-    policy: TimingPolicy,
-    measure: Callable[[str | PathLike[str], TimingPolicy, MeasurementStore | None], _Keyed],
-    store: MeasurementStore | None,
-) -> list[FileTiming]:
-    """Each file timed; again where the machine was busy, as this or a later comparison with the same file shows.
-
-    Only what no comparison showed to be disturbed is kept in the store.
-    """
-    levels = CalmLevels()
-    found: dict[int, list[_Keyed]] = {place: [] for place in range(len(paths))}
-
-    def best(place: int) -> _Keyed:
-        return min(found[place], key=lambda t: (_is_disturbed(t[0], levels, policy), disturbance(t[0].details)))
-
-    for number in range(_PASSES):
-        for place, path in enumerate(paths):
-            if found[place] and not _is_disturbed(best(place)[0], levels, policy):
-                continue
-            timing, key = measure(path, levels.known_to(policy), None if number else store)
-            if "cached" not in timing.details:
-                levels.note(timing.paired.kept_reference_ms, timing.details)
-            # What could not be read from the store is kept there all the same.
-            found[place].append((timing, key or (found[place][0][1] if found[place] else {})))
-    last = []
-    for place in range(len(paths)):
-        timing, key = best(place)
-        is_calm = not _is_disturbed(timing, levels, policy)
-        timing = replace(timing, details={**timing.details, "calm": is_calm})
-        last.append(_kept(store, timing, key))
-    return last
-
-
-def _is_disturbed(timing: FileTiming, levels: CalmLevels, policy: TimingPolicy) -> bool:
-    details, lowest = timing.details, levels.lowest_ms
-    if "cached" in details:
-        return False
-    if lowest is None or not details["calm"]:
-        return not details["calm"]
-    # A tool that times itself has a rule of its own, and processes that differ by more.
-    own_rule = "calm_tolerance" not in details
-    most = lowest * (1.0 + policy.calm_tolerance) if own_rule else highest_calm_ms(lowest, policy.calm_tolerance)
-    return float(details["calm_level_ms"]) > most
-
-
-def measure_pair(
-    candidate: str | PathLike[str],
     reference: str | PathLike[str],
     *,
     threads: int = 1,
     policy: TimingPolicy = CAREFUL,
+    spinning: bool = True,
     sample: Batch | None = None,
     affinity: Sequence[int] | None = None,
+    transport: Transport | None = None,
     fresh: FreshRuntime | None = None,
     store: MeasurementStore | None = None,
-) -> FileTiming:
-    """Time one file against another in a fresh process; see :func:`measure_files`."""
-    if fresh is not None:
-        return _kept(
-            store,
-            *_measure_there(candidate, Path(reference), policy=policy, sample=sample, fresh=fresh, store=store),
-        )
-    timing, key = _measure_pair(
-        candidate,
-        Path(reference),
-        threads=threads,
-        policy=policy,
-        spinning=True,
-        sample=sample,
-        affinity=affinity,
-        transport=open_transport(),
-        store=store,
-    )
-    return _kept(store, timing, key)
+    levels: CalmLevels | None = None,
+    passes: int = 1,
+    seconds: float = math.inf,
+    lanes: int = 1,
+    before: Callable[[int], None] = lambda place: None,
+) -> list[FileTiming]:
+    """Time each file against another one; see :func:`measure_files`, which this does.
+
+    Args:
+        paths: model files.
+        reference: model file.
+        threads: of one inference.
+        policy: how long each comparison may take.
+        spinning: whether idle threads spin.
+        sample: inputs to time with.
+        affinity: cores of this machine to stay on.
+        transport: what starts processes on this machine.
+        fresh: makes a runtime on an attached device.
+        store: earlier measurements.
+        levels: see :func:`autocompress.measure.passes.in_passes`, as the next three.
+        passes: how often a file is timed at most.
+        seconds: for all passes.
+        lanes: comparisons at once, each on a device of its own.
+        before: told a file's place before each comparison; may raise to stop.
+    """
+    for path in (reference, *paths):
+        if not Path(path).is_file():
+            raise ModelError(f"There is no model file {str(path)!r}.")
+    device = open_transport() if transport is None else transport
+    keys: dict[int, dict[str, Any]] = {}
+
+    def kept(place: int, about: Mapping[str, Any], is_first: bool) -> FileTiming | None:
+        """The earlier measurement; what is measured now is kept under the same key."""
+        if store is None:
+            return None
+        keys[place] = latency_key(paths[place], reference, about=about, policy=policy, sample=sample)
+        return kept_timing(store, keys[place], str(paths[place])) if is_first else None
+
+    def here(place: int, how: TimingPolicy, is_first: bool) -> FileTiming:
+        before(place)
+        about = {} if store is None else about_here(threads=threads, spinning=spinning, affinity=affinity)
+        request = {
+            "candidate": str(Path(paths[place]).resolve()),
+            "reference": str(Path(reference).resolve()),
+            "threads": threads,
+            "spinning": spinning,
+            "affinity": None if affinity is None else list(affinity),
+            "policy": asdict(how),
+            "sample": to_plain(sample),
+        }
+        return kept(place, about, is_first) or _ask(device, request, str(paths[place]), how)
+
+    def there(place: int, how: TimingPolicy, is_first: bool) -> FileTiming:
+        before(place)
+        assert fresh is not None
+        try:
+            with fresh() as runtime:
+                about = {} if store is None else runtime.describe()
+                return kept(place, about, is_first) or _timed(runtime, str(paths[place]), str(reference), how)
+        except CandidateError as error:
+            raise ModelError(f"{str(paths[place])!r}: {error.reason}") from error
+
+    measure = here if fresh is None else there
+    found = in_passes(len(paths), measure, policy, levels=levels, passes=passes, seconds=seconds, lanes=lanes)
+    return [keep_timing(store, keys.get(place, {}), timing) for place, timing in enumerate(found)]
 
 
-def _kept(store: MeasurementStore | None, timing: FileTiming, key: Mapping[str, Any]) -> FileTiming:
-    return timing if "cached" in timing.details else keep_timing(store, key, timing)
-
-
-def _measure_pair(
-    candidate: str | PathLike[str],
-    reference: Path,
-    *,
-    threads: int,
-    policy: TimingPolicy,
-    spinning: bool,
-    sample: Batch | None,
-    affinity: Sequence[int] | None,
-    transport: Transport,
-    store: MeasurementStore | None,
-) -> _Keyed:
-    key: dict[str, Any] = {}
-    if store is not None:
-        about = about_here(threads=threads, spinning=spinning, affinity=affinity)
-        key = latency_key(candidate, reference, about=about, policy=policy, sample=sample)
-        found = kept_timing(store, key, str(candidate))
-        if found is not None:
-            return found, key
-    request = {
-        "candidate": str(Path(candidate).resolve()),
-        "reference": str(reference.resolve()),
-        "threads": threads,
-        "spinning": spinning,
-        "affinity": None if affinity is None else list(affinity),
-        "policy": asdict(policy),
-        "sample": to_plain(sample),
-    }
+def _ask(transport: Transport, request: Mapping[str, Any], path: str, policy: TimingPolicy) -> FileTiming:
+    """Have a fresh process compare."""
     limit = policy.longest_seconds + policy.warmup_seconds + _START_SECONDS
-    answer = ask_module(transport, __name__, request, timeout_seconds=limit, subject=str(candidate))
-    if "error" in answer:
-        raise ModelError(f"{str(candidate)!r}: {answer['error']}")
-    return FileTiming.from_dict({**answer, "path": str(candidate)}), key
+    told = ask_module(transport, __name__, request, timeout_seconds=limit, subject=path)
+    if "error" in told:
+        raise ModelError(f"{path!r}: {told['error']}")
+    return FileTiming.from_dict({**told, "path": path})
 
 
-def _measure_there(
-    candidate: str | PathLike[str],
-    reference: Path,
-    *,
-    policy: TimingPolicy,
-    sample: Batch | None,
-    fresh: FreshRuntime,
-    store: MeasurementStore | None,
-) -> _Keyed:
-    key: dict[str, Any] = {}
-    try:
-        with fresh() as runtime:
-            if store is not None:
-                key = latency_key(candidate, reference, about=runtime.describe(), policy=policy, sample=sample)
-                found = kept_timing(store, key, str(candidate))
-                if found is not None:
-                    return found, key
-            timing = runtime.time(runtime.build(candidate), runtime.build(reference), policy)
-            return _file_timing(runtime, timing, str(candidate), policy), key
-    except CandidateError as error:
-        raise ModelError(f"{str(candidate)!r}: {error.reason}") from error
+def _timed(runtime: Runtime, path: str, reference: str, policy: TimingPolicy) -> FileTiming:
+    """Compare in a runtime that is there already."""
+    return _file_timing(runtime, runtime.time(runtime.build(path), runtime.build(reference), policy), path, policy)
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,9 +209,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         runtime = OnnxRuntime(
             threads=request["threads"], spinning=request["spinning"], sample=sample, affinity=request["affinity"]
         )
-        candidate, reference = runtime.build(request["candidate"]), runtime.build(request["reference"])
-        timing = runtime.time(candidate, reference, policy)
-        return _file_timing(runtime, timing, request["candidate"], policy).to_dict()
+        return _timed(runtime, request["candidate"], request["reference"], policy).to_dict()
     except CandidateError as error:
         return {"error": error.reason}
     except AutocompressError as error:

@@ -67,6 +67,6 @@ def kept_timing(store: MeasurementStore, key: Mapping[str, Any], path: str) -> F
 
 def keep_timing(store: MeasurementStore | None, key: Mapping[str, Any], timing: FileTiming) -> FileTiming:
     """Keep a new measurement, unless the machine was busy: then the next time measures again. Returns it."""
-    if store is not None and timing.details.get("calm", True):
+    if store is not None and timing.details.get("calm", True) and not timing.is_cached:
         store.write(key, timing.to_dict())
     return timing

@@ -109,12 +109,11 @@ def compare(
                 fewest = [max(FEWEST_CALLS, round(least_ms / max(call_ms, 1e-6))) for call_ms in calls_ms]
                 repeats = [min(now, max(least, now // 2)) for now, least in zip(repeats, fewest)]
         seconds = clock() - start
-    choice = blocks.choose()
     kept = blocks.kept(choice)
     ratio, low, high = blocks.estimate(kept)
     details = {
         "stopped": stopped,
-        "calm": sum(choice.calm) >= policy["min_blocks"] and blocks.is_candidate_level(choice),
+        "calm": sum(choice.calm) >= policy["min_blocks"] and blocks.candidate_at_level(choice),
         "steady": sum(blocks.choose(alone=True).calm) >= policy["min_blocks"],
         "calm_level_ms": blocks.reference_level.ms,
         "calm_tolerance": blocks.reference_level.tolerance,
@@ -141,7 +140,7 @@ def compare(
 
 def _stop_reason(blocks: Blocks, choice: Choice, policy: Mapping[str, Any], seconds: float) -> str:
     """Why comparing ends now; an empty text where it goes on."""
-    count, is_level = sum(choice.calm), blocks.is_candidate_level(choice)
+    count, is_level = sum(choice.calm), blocks.candidate_at_level(choice)
     if count >= max(policy["min_blocks"], FEWEST_FOR_INTERVAL) and is_level:
         ratio, low, high = blocks.estimate(choice.calm)
         if (high - low) / 2.0 <= policy["half_width"] * ratio:

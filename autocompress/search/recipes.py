@@ -7,9 +7,8 @@ learn from first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from autocompress.core.plan import CompressionPlan, DistillationPlan
@@ -144,9 +143,7 @@ class _Seeds:
             label = f"least sensitive, {goal:.0%} of MACs gone + {precision}"
             yield self._candidate("sensitivity", precision, ratios, label)
 
-    def _least_sensitive(
-        self, goals: Sequence[float], skipped: Mapping[str, Any] = MappingProxyType({})
-    ) -> dict[float, dict[str, float]]:
+    def _least_sensitive(self, goals: Sequence[float], skipped: Collection[str] = ()) -> dict[float, dict[str, float]]:
         """Prune ratios for each saving that can be reached, as a share of what is left without the skipped blocks.
 
         Greedy: the step that costs the least KL for the multiply-accumulates it saves comes next.

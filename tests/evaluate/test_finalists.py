@@ -16,9 +16,10 @@ from autocompress.core.errors import Interrupted, ModelError
 from autocompress.core.measurement import Interval, Measurement, Provenance, TimingPolicy
 from autocompress.core.trial import Trial
 from autocompress.evaluate import finalists as finalists_module
-from autocompress.evaluate.finalists import calm_reference_ms, quality_with_test, remeasure
+from autocompress.evaluate.finalists import calm_levels, quality_with_test, remeasure
 from autocompress.finish import busy_message
 from autocompress.hardware.host import host_fingerprint
+from autocompress.measure.calm_levels import CalmLevels
 from autocompress.measure.file_timing import FileTiming
 from autocompress.measure.runtimes.onnxruntime import OnnxRuntime
 
@@ -163,79 +164,58 @@ def test_the_calm_level_is_that_of_the_calmest_trial(trial_factory: Callable[...
     busy = timed(0, (0.5, 0.5), kept=[True, True], calm=False)
     calm = timed(1, (0.8, 0.9, 0.7, 0.2), kept=[True, True, True, False], calm=True)
     slower = timed(2, (1.0, 1.0), kept=[True, True], calm=True)
-    assert calm_reference_ms([busy, slower, calm]) == 0.8
-    assert calm_reference_ms([busy]) is None
-    assert calm_reference_ms([calm] + [slower] * 40) == 1.0, "the machine has warmed up since"
+    assert calm_levels([busy, slower, calm]).lowest_ms == 0.8
+    assert calm_levels([busy]).lowest_ms is None
+    assert calm_levels([calm] + [slower] * 40).lowest_ms == 1.0, "the machine has warmed up since"
 
 
-class Busy:
-    """Timings on a machine that is calm only at some of the comparisons."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, calm: list[bool], levels: list[float] | None = None) -> None:
-        self.count, self._calm, self._levels = 0, calm, levels or [9.0 - n for n in range(1, 9)]
-        self._measure = finalists_module.measure_pair
-        monkeypatch.setattr(finalists_module, "measure_pair", self)
-
-    def __call__(self, *files: Path, **options: Any) -> FileTiming:
-        timing = self._measure(*files, **options)
-        calm, level = self._calm[self.count], self._levels[self.count]
-        self.count += 1
-        return replace(timing, details={**timing.details, "calm": calm, "steady": True, "calm_level_ms": level})
+def _at(latency: Measurement, level: float, calm: bool) -> Measurement:
+    return replace(latency, details={**latency.details, "calm": calm, "calm_level_ms": level})
 
 
-def test_what_a_busy_machine_disturbed_is_timed_again_after_the_others(
-    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    busy = Busy(monkeypatch, [False, True, False, True])
-    seen: list[int] = []
-    found = measure(finalists, baseline, passes=4, on_file=lambda t: seen.append(t.number))
-    assert (seen, busy.count) == ([1, 2, 1, 1], 4)
-    assert all(trial.measurements["latency_ms"].details["calm"] for trial in found)
-
-
-def test_time_for_another_pass_is_not_exceeded(
-    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    busy = Busy(monkeypatch, [False] * 9)
-    found = measure(finalists, baseline, passes=4, seconds=0.0)
-    assert busy.count == 2
-    assert not any(trial.measurements["latency_ms"].details["calm"] for trial in found)
-
-
-def test_stopping_while_they_are_timed_again_loses_nothing(
-    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    busy = Busy(monkeypatch, [False] * 4)
-    found = measure(finalists, baseline, passes=4, should_stop=lambda: busy.count == 3)
-    assert busy.count == 3
-    assert [trial.measurements["latency_ms"].details["calm_level_ms"] for trial in found] == [6.0, 7.0]
-
-
-def test_a_machine_that_is_slower_now_is_not_called_busy(
-    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    three = [*finalists, finalists[0]]
-    busy = Busy(monkeypatch, [False] * 9, [1.08, 1.1, 1.09])
-    found = measure(three, baseline, passes=4)
-    assert busy.count == 3
-    assert all(trial.measurements["latency_ms"].details["calm"] for trial in found)
-
-
-@pytest.mark.parametrize("calm", [True, False])
-def test_a_calm_figure_of_the_search_outlasts_a_disturbed_one(
-    finalists: list[tuple[Trial, Path]], baseline: Path, monkeypatch: pytest.MonkeyPatch, calm: bool
+@pytest.mark.parametrize(
+    ("searched", "final", "stands"),
+    [
+        ((1.0, True), (1.3, False), "searched"),
+        ((1.3, False), (1.2, False), "final"),
+        ((1.1, False), (1.2, False), "searched"),
+        ((1.0, True), (1.02, True), "final"),
+        # It was called calm before a lower level was known.
+        ((1.15, True), (1.1, False), "final"),
+    ],
+)
+def test_the_less_disturbed_figure_is_the_last_word(
+    finalists: list[tuple[Trial, Path]],
+    baseline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    searched: tuple[float, bool],
+    final: tuple[float, bool],
+    stands: str,
 ) -> None:
     trial, path = finalists[0]
-    latency = trial.measurements["latency_ms"]
-    searched = replace(latency, details={**latency.details, "calm": calm, "calm_level_ms": 7.5})
-    trial = replace(trial, measurements={**trial.measurements, "latency_ms": searched})
-    Busy(monkeypatch, [False, False])
-    last = measure([(trial, path)], baseline, passes=2)[0].measurements["latency_ms"]
+    before = _at(trial.measurements["latency_ms"], *searched)
+    trial = replace(trial, measurements={**trial.measurements, "latency_ms": before})
+    real = finalists_module.measure_against
+
+    def on_a_busy_machine(*files: Any, **options: Any) -> list[FileTiming]:
+        told = {"calm": final[1], "calm_level_ms": final[0]}
+        return [
+            replace(timing, details={**timing.details, **told})
+            for timing in real(*files, **{**options, "levels": None})
+        ]
+
+    monkeypatch.setattr(finalists_module, "measure_against", on_a_busy_machine)
+    levels = CalmLevels()
+    levels.note((1.0,), {"calm": True})
+    last = measure([(trial, path)], baseline, levels=levels)[0].measurements["latency_ms"]
     assert last.details["searched"] == 1.0
-    assert (last.value == 1.0) is calm
-    assert ("disturbed" in last.details) is calm
-    # Of two disturbed ones the one counts beside which the baseline ran faster.
-    assert last.details["calm_level_ms"] == (7.5 if calm else 7.0)
+    assert (last.value == 1.0) is (stands == "searched")
+    if stands == "searched":
+        assert last.details["disturbed"]["calm_level_ms"] == final[0]
+        assert last.details["disturbed"]["fresh_process"] and not last.details["fresh_process"]
+        assert last.details["calm"] is searched[1]
+    else:
+        assert "disturbed" not in last.details
 
 
 def test_the_user_is_told_what_only_a_busy_machine_timed(finalists: list[tuple[Trial, Path]]) -> None:
