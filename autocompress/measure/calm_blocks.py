@@ -6,7 +6,7 @@ Like :mod:`autocompress.measure.rounds` it runs on boards too: Python 3.6 or new
   slows down several times more than float32 under the same load.
 * By the **reference alone** a block is calm where its turns in the block and those just before and after lie within
   that tolerance. Choosing so leans: among the blocks left the reference was lucky, and equal models come out 0.4%
-  apart on a host that is calm a tenth of the time, int8 and float32 1.3% (``experiments/timing``).
+  apart on a host that is calm a tenth of the time, and int8 1.1% too slow (``experiments/timing/block_choice.py``).
 * So both models' turns are asked **together**, each against its own level: equal models change places without
   changing the choice, which cannot lean then.
 * The candidate may not hide a slow mode of its own that way: where it is off its level in typical blocks that the
