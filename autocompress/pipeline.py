@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from autocompress.core.measurement import TimingPolicy
 from autocompress.core.objective import Constraint, Objective
 from autocompress.core.pareto import constrained_front
 from autocompress.core.plan import CompressionPlan
-from autocompress.core.protocols import Artifact
 from autocompress.core.request import SearchObserver, SearchOutcome, SearchRequest, SilentObserver
 from autocompress.core.trial import Trial
 from autocompress.cost.roofline import Roofline
@@ -25,6 +24,7 @@ from autocompress.evaluate.finalists import calm_levels
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
 from autocompress.evaluate.sensitivity import sensitivities
+from autocompress.evaluate.single_changes import SingleChanges
 from autocompress.finish import Watch, busy_message, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
@@ -33,12 +33,14 @@ from autocompress.measure.runtimes.tvm import TvmRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
+from autocompress.recover.reconstruct import REFIT_SAMPLES
 from autocompress.recover.staged import StagedHealing
 from autocompress.report.progress import hypervolume_share
 from autocompress.report.tables import write_trials
-from autocompress.search.promotion import Promotion
+from autocompress.search.estimates import estimates
+from autocompress.search.hope import hope_of
+from autocompress.search.proposing import proposer_of
 from autocompress.search.recipes import recipes
-from autocompress.search.samplers import make_sampler
 from autocompress.search.tuner import StopReason, tune
 from autocompress.store.front_keeper import FrontKeeper
 from autocompress.store.manifest import check_same_inputs, make_manifest
@@ -50,6 +52,10 @@ from autocompress.store.run_log import LoggedObserver
 AGREEING_SAMPLES = 4
 #: Share of a time budget for sensitivities.
 SENSITIVITY_SHARE = 0.12
+#: Samples that sensitivities are taken on: what is left after a refit is little, and skips differ by less.
+_JUDGING_SAMPLES = 128
+#: Samples that layers are refitted to for sensitivities, and the longest that takes without a time budget, seconds.
+_ROUGH_SAMPLES, _LONGEST_REFITS = 64, 300.0
 _REFERENCE = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
 
 
@@ -302,15 +308,7 @@ class _Search:
 
         evaluator = CandidateEvaluator(
             compressor=self._compressor,
-            healing=None
-            if self._graph.untrainable
-            else StagedHealing(
-                self._graph,
-                self._data.train,
-                seed=self._request.seed,
-                should_stop=give_up,
-                kept=self._compressor.kept_values,
-            ),
+            healing=self._healing(give_up),
             build=self._runner.build,
             quality=self._quality,
             latency=latency,
@@ -318,29 +316,51 @@ class _Search:
             objectives=self._objectives,
             constraints=constraints,
             history=store.trials(),
+            hope=hope_of(self._space, store, self._objectives[0], constraints),
             keep=keeper.keep,
             on_stage=self._observer.on_stage,
             should_stop=give_up,
             clock=self._budget.elapsed,
         )
-        proposer = Promotion(
-            make_sampler(
-                self._request.sampler, self._space, store, self._objectives, constraints, seed=self._request.seed
-            ),
+        costs = estimates(
+            [objective.metric for objective in self._objectives[1:]],
+            compressor=self._compressor,
+            target=self._place.target,
+            spec=self._place.spec,
+        )
+        proposer = proposer_of(
+            self._request.sampler,
             space=self._space,
+            graph=self._graph,
+            estimates=costs,
+            sensitivities=found,
             store=store,
             objectives=self._objectives,
             constraints=constraints,
+            seed=self._request.seed,
             seconds_left=self._budget.left,
         )
         return tune(
             evaluator=evaluator,
             store=store,
             proposer=proposer,
-            seeds=recipes(self._space, self._graph, found),
+            seeds=recipes(self._space, self._graph, found, next(iter(costs.values()), None)),
             budget=self._budget,
             on_trial=lambda trial: self._tell(trial, store.trials(), constraints),
             should_stop=stop,
+        )
+
+    def _healing(self, should_stop: Callable[[], bool], refit_samples: int = REFIT_SAMPLES) -> StagedHealing | None:
+        """None where torch cannot run the graph."""
+        if self._graph.untrainable:
+            return None
+        return StagedHealing(
+            self._graph,
+            self._data.train,
+            seed=self._request.seed,
+            refit_samples=refit_samples,
+            should_stop=should_stop,
+            kept=self._compressor.kept_values,
         )
 
     def _tell(self, trial: Trial, trials: Sequence[Trial], constraints: Sequence[Constraint]) -> None:
@@ -355,14 +375,21 @@ class _Search:
         known = self._run.read_json(self._run.sensitivities)
         if known is not None:
             return dict(known)
-        seconds = self._budget.seconds
+        seconds = None if self._budget.seconds is None else SENSITIVITY_SHARE * self._budget.seconds
+        build = SingleChanges(
+            self._compressor,
+            self._runner.build,
+            self._healing(self._observer.should_stop, refit_samples=_ROUGH_SAMPLES),
+        )
+        build.settle(self._space.choices, _LONGEST_REFITS if seconds is None else seconds)
         found = sensitivities(
             self._space.choices,
-            build=self._draft,
+            build=build,
             reference=self._reference,
             dataset=self._data.train,
+            samples=_JUDGING_SAMPLES,
             seed=self._request.seed,
-            budget_seconds=None if seconds is None else SENSITIVITY_SHARE * seconds,
+            budget_seconds=seconds,
             on_progress=lambda done, total: self._observer.on_stage(-1, f"{done} of {total}", "sensitivities"),
             should_stop=self._observer.should_stop,
         )
@@ -374,9 +401,6 @@ class _Search:
         """A device was waited for: neither a stage nor the budget is charged with it."""
         self._budget.extend(seconds)
         self._observer.on_message(f"The {seconds:.0f} s without the device count in no stage and in no --budget.")
-
-    def _draft(self, plan: CompressionPlan) -> Artifact:
-        return self._runner.build(self._compressor.finish(self._compressor.pruned(plan), plan, draft=True))
 
     def _finish(self, store: OptunaStore, keeper: FrontKeeper, reference_ms: float) -> bool:
         """Score the front on the test set and time it again; whether all of it was done."""

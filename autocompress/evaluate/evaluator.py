@@ -27,7 +27,12 @@ class LatencyScorer(Protocol):
         """A quick figure, taken before anything dear is done."""
 
     def confirm(
-        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+        self,
+        graph: ModelGraph,
+        plan: CompressionPlan,
+        screened: Measurement,
+        *,
+        decides: bool = True,
     ) -> Measurement:
         """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one."""
 
@@ -102,6 +107,7 @@ class CandidateEvaluator:
         objectives: what dominates what.
         constraints: candidates that break one before healing stop early.
         history: complete trials of an earlier session of this run.
+        hope: the gap to the best quality that is left after all training that may follow, from a plan and its gap now.
         keep: called with each COMPLETE trial and its artifact's graph.
         on_stage: called with number, label and stage.
         should_stop: asked between stages.
@@ -121,6 +127,7 @@ class CandidateEvaluator:
         constraints: Sequence[Constraint] = (),
         policy: EvaluationPolicy | None = None,
         history: Sequence[Trial] = (),
+        hope: Callable[[CompressionPlan, float], float] = lambda plan, gap: gap,
         keep: Callable[[Trial, ModelGraph], None] = lambda trial, graph: None,
         on_stage: Callable[[int, str, str], None] = lambda number, label, stage: None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -139,6 +146,7 @@ class CandidateEvaluator:
         self._policy = policy or EvaluationPolicy()
         self._complete = [t for t in history if t.state is TrialState.COMPLETE]
         self._recoveries: list[float] = []
+        self._hope = hope
         self._keep = keep
         self._on_stage = on_stage
         self._should_stop = should_stop
@@ -240,8 +248,13 @@ class CandidateEvaluator:
                     self._recoveries.append((value - after_first) / (self._ceiling() - after_first))
                 stage = f"on {self._policy.quick_samples} samples"
             progress.measurements[f"quick_{quick.metric}"] = quick
-            self._check_reach(progress, min(optimistic, max(value, self._ceiling())), stage)
+            self._check_reach(progress, self._after_training(plan, min(optimistic, max(value, self._ceiling()))), stage)
         return graph, artifact
+
+    def _after_training(self, plan: CompressionPlan, quality: float) -> float:
+        """What a quality may become if the plan is trained for longer in trials to come."""
+        gap = self._ceiling() - quality
+        return quality if gap <= 0 else self._ceiling() - self._hope(plan, gap)
 
     def _expected_recovery(self) -> float:
         """Share of the gap that the rest of healing wins back: the best seen lately, or the policy's."""

@@ -37,6 +37,8 @@ def sensitivities(
 ) -> dict[str, dict[str, float]]:
     """KL divergence of the outputs from the uncompressed model's, with one choice changed and all else left alone.
 
+    Whether the weights behind what is left out make up for it is up to ``build``.
+
     Every choice gets its middle option first, then the other options in turn, so that a budget that runs out leaves
     something known of every choice. Choices other than precisions and prune ratios have no sensitivity of their own.
 
@@ -96,6 +98,14 @@ def single_change(choice: Choice, option: Option) -> CompressionPlan:
     if choice.kind == "skip":
         return CompressionPlan(skip=(choice.subject,) if int(option) else ())
     raise ValueError(f"A {choice.kind} has no sensitivity of its own.")
+
+
+def single_changes(choices: Sequence[Choice]) -> Iterator[CompressionPlan]:
+    """The plan of each option that changes something, in the order in which they are taken."""
+    for choice, option in _coarse_first(choices):
+        plan = single_change(choice, option)
+        if plan != CompressionPlan():
+            yield plan
 
 
 def _coarse_first(choices: Sequence[Choice]) -> Iterator[tuple[Choice, Option]]:

@@ -38,7 +38,7 @@ Key = TypeVar("Key")
 
 OPTIMIZERS = ("sgd", "adamw")
 #: What a teacher said is kept up to this size; later steps are computed anew for each student.
-LESSON_BYTES = 1 << 30
+LESSON_BYTES = 2 << 30
 _MOMENTUM = 0.9
 _MAX_GRADIENT_NORM = 5.0
 #: AdamW moves every weight by about its learning rate; a tenth of SGD's healed the same nets equally well.
@@ -247,14 +247,17 @@ class Distiller:
     ) -> list[Tensor]:
         """The teacher's outputs and features for a part of one step.
 
-        Every student sees the same samples at the same step, so what the first needed is kept for the others.
+        Every student sees the same samples at the same step, so what the first needed is kept for the others: features
+        in bfloat16, whose rounding is far below any student's error. The first sees the same numbers as the others.
         """
+        count = len(self._teacher.output_names)
         values = self._lessons.get(key)
         if values is None:
             with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
                 values = tuple(_listed(self._feature_module(*inputs)))
+            values = (*values[:count], *(value.bfloat16() for value in values[count:]))
             self._keep(self._lessons, key, values)
-        outputs = values[: len(self._teacher.output_names)]
+        outputs = values[:count]
         return [*outputs, *(values[self._place[feature.teacher]] for feature in features)]
 
     def _keep(self, memory: dict[Key, tuple[Tensor, ...]], key: Key, values: tuple[Tensor, ...]) -> None:

@@ -38,6 +38,8 @@ from autocompress.recover.lesson import Lesson, Taught, positions, rows_of
 NEAR = 1e-7
 #: Rows that are looked at at once.
 PART = 2048
+#: Samples that layers are fitted to where nothing else is said.
+REFIT_SAMPLES = 256
 #: What all samples may hold of the largest value inside the network.
 LARGEST_BYTES = 1 << 28
 
@@ -59,7 +61,7 @@ class Reconstruction:
         teacher: ModelGraph,
         dataset: Dataset,
         *,
-        samples: int = 256,
+        samples: int = REFIT_SAMPLES,
         threads: int | None = None,
         seed: int = 0,
         should_stop: Callable[[], bool] = lambda: False,

@@ -15,7 +15,7 @@ from autocompress.graph.model_graph import ModelGraph
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
 from autocompress.recover.features import Kept
-from autocompress.recover.reconstruct import Reconstruction
+from autocompress.recover.reconstruct import REFIT_SAMPLES, Reconstruction
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class StagedHealing:
         teacher: the uncompressed graph.
         dataset: training samples; labels are not used.
         seed: of the sample order.
+        refit_samples: that layers are refitted to.
         threads: of torch while healing; default all cores this process may use.
         capacity: structures to remember; the least recently used is forgotten.
         should_stop: asked at each step.
@@ -50,13 +51,16 @@ class StagedHealing:
         dataset: Dataset,
         *,
         seed: int = 0,
+        refit_samples: int = REFIT_SAMPLES,
         threads: int | None = None,
         capacity: int = 24,
         should_stop: Callable[[], bool] = lambda: False,
         kept: Callable[[CompressionPlan], Kept] | None = None,
     ) -> None:
         self._distiller = Distiller(teacher, dataset, seed=seed, threads=threads)
-        self._reconstruction = Reconstruction(teacher, dataset, seed=seed, threads=threads, should_stop=should_stop)
+        self._reconstruction = Reconstruction(
+            teacher, dataset, samples=refit_samples, seed=seed, threads=threads, should_stop=should_stop
+        )
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()

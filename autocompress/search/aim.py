@@ -16,8 +16,12 @@ from autocompress.core.trial import Trial
 
 #: Loss of quality, as a share, that is allowed where the user set no limit.
 USUAL_DROP = 0.01
-#: Share of the gap to the best quality that training at all, and training longer, closes until this run has seen more.
-HOPED, HOPED_LONGER = 0.75, 0.5
+#: Share of a small gap to the best quality that training at all, and training longer, closes until this run has seen
+#: more.
+HOPED, HOPED_LONGER = 0.8, 0.6
+#: The gap, in allowed losses, of which training closes half that share: what lost much has lost what it cannot learn
+#: again in the steps at hand.
+_HALVED = 10.0
 #: Gaps, in allowed losses, that these two count as much as.
 _PRIOR_GAP = 2.0
 #: Share of the loss allowed that is aimed at, however rough the figures are.
@@ -34,15 +38,17 @@ class Aim:
         quality: the objective.
         best: its least loss of any complete trial.
         allowed: loss of quality beyond ``best`` that is allowed.
-        sure: the same less a standard error of what is measured: what is chosen for being just within the limit on
-            these samples is often beyond it on others.
-        first: share of the gap to ``best`` that training closes where none was.
+        error: standard error of the loss of trials about as good as what is aimed at, against the baseline.
+        sure: ``allowed`` less that error: what is chosen for being just within the limit on these samples is often
+            beyond it on others.
+        first: share of a small gap to ``best`` that training closes where none was.
         longer: share that training for longer closes.
     """
 
     quality: Objective
     best: float
     allowed: float
+    error: float
     sure: float
     first: float
     longer: float
@@ -58,19 +64,26 @@ class Aim:
         allowed = max(limit - best, 0.1 * USUAL_DROP)
         lessons = list(_lessons(complete, quality, best))
         prior = _PRIOR_GAP * allowed
+        error = _standard_error(complete, baseline, quality, allowed)
 
         def share(hoped: float, found: Sequence[tuple[float, float]]) -> float:
             closed = hoped * prior + sum(before - after for before, after in found)
-            return min(1.0, max(0.1, closed / (prior + sum(before for before, _ in found))))
+            return min(1.0, max(0.1, closed / (prior + sum(_within_reach(before, allowed) for before, _ in found))))
 
         return cls(
             quality=quality,
             best=best,
             allowed=allowed,
-            sure=max(allowed - _standard_error(complete, baseline, quality, allowed), _LEAST_SHARE * allowed),
+            error=error,
+            sure=max(allowed - error, _LEAST_SHARE * allowed),
             first=share(HOPED, [(before, after) for steps, before, after in lessons if steps == 0]),
             longer=share(HOPED_LONGER, [(before, after) for steps, before, after in lessons if steps > 0]),
         )
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Gaps whose cheapest points are wanted most: all that is allowed for sure, and half of it for the careful."""
+        return self.sure, 0.5 * self.sure
 
     def gap(self, trial: Trial) -> float:
         """Loss of quality beyond the best."""
@@ -78,10 +91,19 @@ class Aim:
 
     def hoped(self, trial: Trial, times: int = 1) -> float:
         """The gap after being trained for longer so many times, if that does as well as it did for others."""
-        if times < 1:
-            return self.gap(trial)
-        first = self.longer if healing_steps(trial.plan) else self.first
-        return (1.0 - first) * (1.0 - self.longer) ** (times - 1) * self.gap(trial)
+        return self.hoped_gap(self.gap(trial), healing_steps(trial.plan), times)
+
+    def hoped_gap(self, gap: float, steps: int, times: int = 1) -> float:
+        """The same of a gap that is left after some steps of training."""
+        for turn in range(times):
+            share = self.first if steps == 0 and turn == 0 else self.longer
+            gap -= share * _within_reach(gap, self.allowed)
+        return gap
+
+
+def _within_reach(gap: float, allowed: float) -> float:
+    """The part of a gap that training may close: nearly all of a small one."""
+    return gap / (1.0 + max(gap, 0.0) / (_HALVED * allowed))
 
 
 def _standard_error(complete: Sequence[Trial], baseline: Trial | None, quality: Objective, allowed: float) -> float:

@@ -9,22 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
-from autocompress.core.pareto import constrained_front, hypervolume, loss_matrix, miss, non_dominated_mask
+from autocompress.core.pareto import constrained_front, loss_matrix, miss
 from autocompress.core.protocols import TrialStore
-from autocompress.core.space import Choice, SearchSpace
+from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Candidate, Trial, TrialState
 from autocompress.search.aim import Aim, healing_steps
+from autocompress.search.gains import volume_gains
+from autocompress.search.training_steps import STEPS, TrainingSteps
 from autocompress.search.tuner import Proposer
 
-STEPS = "distillation:steps"
-#: How far past the space's largest number of steps the point that users want most may go.
-BEYOND = 2
-#: The gap to the best quality, in allowed losses, at which half of a point's worth is gone.
-_HALF_WORTH = 5.0
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
 _WANTED = 6.0
 #: Share of the time of all trials that longer healing may take.
-SHARE = 0.4
+SHARE = 0.5
 SOURCE = "promotion"
 
 
@@ -63,7 +60,7 @@ class Promotion:
         self._constraints = tuple(constraints)
         self._every = every
         self._seconds_left = seconds_left
-        self._steps = next((choice for choice in space.choices if choice.name == STEPS), None)
+        self._steps = TrainingSteps.of(space)
 
     def ask(self) -> Candidate | None:
         """A promoted trial in its turn, else what the inner proposer says; None when neither has anything."""
@@ -88,10 +85,9 @@ class Promotion:
         plan, steps = candidate.plan, self._steps
         if steps is None or plan.distillation is None or not candidate.assignment:
             return candidate
-        fewest = steps.options[0]
-        if plan.distillation.steps <= int(fewest):
+        if plan.distillation.steps <= steps.fewest:
             return candidate
-        assignment = {**candidate.assignment, STEPS: fewest}
+        assignment = {**candidate.assignment, STEPS: steps.fewest}
         short = self._space.plan(assignment)
         if any(trial.plan.digest == short.digest for trial in trials):
             return candidate
@@ -99,7 +95,8 @@ class Promotion:
 
     def _promoted(self, trials: Sequence[Trial]) -> Candidate | None:
         """The trial whose longer healing promises most a step, trained longer; None where none promises anything."""
-        if self._steps is None:
+        climb = self._steps
+        if climb is None:
             return None
         complete = [t for t in trials if t.state is TrialState.COMPLETE]
         healed = [t for t in complete if t.plan.distillation is not None]
@@ -111,27 +108,31 @@ class Promotion:
             return None
         aim = Aim.of(complete, self._objectives[0], self._constraints)
         hoped = np.array([aim.hoped(trial) for trial in healed])
-        in_the_end = np.array([aim.hoped(trial, self._times_left(trial)) for trial in healed])
+        in_the_end = np.array([aim.hoped(trial, climb.times_left(trial.plan)) for trial in healed])
         wanted = self._wanted(healed, in_the_end, complete, aim)
         front, _ = constrained_front(trials, self._objectives, self._constraints)
-        steps = np.array([self._next_steps(trial) for trial in healed])
-        better = wanted & (np.array([aim.gap(trial) for trial in healed]) > aim.sure)
+        steps = np.array([max(1, climb.next(trial.plan) or climb.longest) for trial in healed])
+        gaps = np.array([aim.gap(trial) for trial in healed])
+        better = (wanted & (gaps > np.array(aim.limits)[:, None])).any(axis=0)
         worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
-        longest = int(self._steps.options[-1])
         # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
-        # what the search will recommend, so it goes first.
+        # what the search will recommend, so it goes first until it is good enough.
         top = min(
-            (t for t, is_wanted in zip(healed, wanted, strict=True) if is_wanted and healing_steps(t.plan) >= longest),
+            (
+                t
+                for t, sought in zip(healed, wanted[0], strict=True)
+                if sought and healing_steps(t.plan) >= climb.longest
+            ),
             key=self._cost,
             default=None,
         )
-        if top is not None:
+        if top is not None and aim.gap(top) > aim.sure:
             order.sort(key=lambda trial: trial is not top)
         tried = {trial.plan.digest for trial in trials}
         left, pace = self._seconds_left(), _seconds_a_step(trials)
         for trial in order:
-            candidate = self._longer(trial, self._steps, beyond=trial is top)
+            candidate = self._longer(trial, climb, beyond=trial is top)
             if candidate is None or candidate.plan.digest in tried:
                 continue
             if left is None or pace * healing_steps(candidate.plan) <= left:
@@ -146,68 +147,34 @@ class Promotion:
     def _wanted(
         self, trials: Sequence[Trial], hoped: NDArray[np.float64], complete: Sequence[Trial], aim: Aim
     ) -> NDArray[np.bool_]:
-        """``(n_trials,)`` what users ask for most: it is or may become the cheapest within the loss allowed."""
+        """``(n_limits, n_trials)`` what users ask for most: it is or may become the cheapest of a quality aimed at."""
+        found = np.zeros((len(aim.limits), len(trials)), bool)
         if len(self._objectives) < 2:
-            return np.zeros(len(trials), bool)
-        cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= aim.sure), default=float("inf"))
-        return np.array(
-            [gap <= aim.sure and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)], bool
-        )
+            return found
+        for mask, limit in zip(found, aim.limits, strict=True):
+            cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= limit), default=float("inf"))
+            mask[:] = [gap <= limit and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)]
+        return found
 
     def _gains(
         self, trials: Sequence[Trial], hoped: NDArray[np.float64], front: Sequence[Trial], aim: Aim
     ) -> NDArray[np.float64]:
-        """``(n_trials,)`` hypervolume that each adds to the front if its gap becomes as ``hoped``.
-
-        Gaps count by ``g / (g + g_half)``: among points that lose far too much one that loses less is worth little.
-        """
+        """``(n_trials,)`` hypervolume that each adds to the front if its gap becomes as ``hoped``."""
         losses = loss_matrix([*front, *trials], self._objectives)
-        gaps = np.array([*(aim.gap(trial) for trial in (*front, *trials)), *hoped])
-        worth = gaps / (gaps + _HALF_WORTH * aim.allowed)
-        losses[:, 0] = worth[: len(losses)]
-        low = losses.min(0)
-        low[0] = 0.0
-        span = np.maximum(losses.max(0) - low, 1e-12)
-        scaled = (losses - low) / span
-        edge = np.full(scaled.shape[1], 1.1)
-        known, then = scaled[: len(front)], scaled[len(front) :].copy()
-        then[:, 0] = worth[len(losses) :] / span[0]
-        now = hypervolume(known, edge)
-        # Most cannot join whatever happens: their volume, which is dear with many objectives, is not asked for.
-        beaten = (known[None] <= then[:, None]).all(-1).any(1)
-        gains = np.zeros(len(then))
-        for index in np.flatnonzero(~beaten):
-            gains[index] = _volume(np.vstack([known, then[index]]), edge) - now
-        return gains
+        losses[:, 0] = [aim.gap(trial) for trial in (*front, *trials)]
+        now, then = losses[: len(front)], losses[len(front) :].copy()
+        then[:, 0] = hoped
+        return volume_gains(now, then, losses[len(front) :], aim.allowed)
 
-    def _next_steps(self, trial: Trial) -> int:
-        """The number of steps that comes next; the space's largest where there is none."""
-        assert self._steps is not None
-        options = [int(option) for option in self._steps.options]
-        return max(1, next((steps for steps in options if steps > healing_steps(trial.plan)), options[-1]))
-
-    def _times_left(self, trial: Trial) -> int:
-        """How often a trial can still be trained for longer, past the space included."""
-        assert self._steps is not None
-        options = [*map(int, self._steps.options), BEYOND * int(self._steps.options[-1])]
-        return sum(steps > healing_steps(trial.plan) for steps in options)
-
-    def _longer(self, trial: Trial, steps: Choice, *, beyond: bool = False) -> Candidate | None:
-        """The same candidate with the next number of steps; None where there is none.
-
-        ``beyond`` allows :data:`BEYOND` times the space's largest number once the trial has had that.
-        """
+    def _longer(self, trial: Trial, steps: TrainingSteps, *, beyond: bool = False) -> Candidate | None:
+        """The same candidate with the next number of steps, past the space's largest with ``beyond``."""
         plan, assignment = trial.plan, trial.candidate.assignment
-        if plan.distillation is None:
+        more = steps.next(plan, beyond=beyond)
+        if plan.distillation is None or more is None:
             return None
-        options = [*steps.options, BEYOND * int(steps.options[-1])] if beyond else steps.options
-        more = next((option for option in options if int(option) > plan.distillation.steps), None)
-        if more is None:
-            return None
-        longest = steps.options[-1]
         # How to train is in the assignment; a plan that trains nothing does not say.
-        way = self._space.plan({**assignment, STEPS: longest}).distillation if assignment else plan.distillation
-        longer = plan.replace(distillation=replace(way or plan.distillation, steps=int(more)))
+        way = self._space.plan({**assignment, STEPS: steps.longest}).distillation if assignment else plan.distillation
+        longer = plan.replace(distillation=replace(way or plan.distillation, steps=more))
         label = trial.candidate.label.partition(", healed for")[0] or f"trial {trial.number}"
         return Candidate(
             plan=longer,
@@ -226,7 +193,3 @@ def _seconds_a_step(trials: Sequence[Trial]) -> float:
     trained = [t for t in trials if t.state is TrialState.COMPLETE and healing_steps(t.plan)]
     steps = sum(healing_steps(trial.plan) for trial in trained)
     return sum(trial.stage_seconds.get("heal", 0.0) for trial in trained) / steps if steps else 0.0
-
-
-def _volume(points: NDArray[np.float64], edge: NDArray[np.float64]) -> float:
-    return float(hypervolume(points[non_dominated_mask(points)], edge))

@@ -6,8 +6,10 @@ learn from first.
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +26,45 @@ Assignment = dict[str, Any]
 
 #: Shares of channels that uniform pruning removes, the most telling first; each group takes its nearest width.
 UNIFORM_RATIOS = (0.5, 0.25, 0.375, 0.625, 0.125)
-#: Shares of the multiply-accumulates that ranked pruning saves.
-MAC_SAVINGS = (0.35, 0.5, 0.65, 0.2)
+#: Shares of the cost that ranked pruning saves.
+SAVINGS = (0.35, 0.5, 0.65, 0.2)
 #: Shares of the residual blocks that are skipped, the most telling first.
 SKIPPED_SHARES = (0.43, 0.57, 0.3, 0.15, 0.71)
-#: Those of them that are also tried with the rest made narrower, and the share of its multiply-accumulates that goes.
-NARROWED_SHARES = (0.43, 0.57)
-NARROWED_SAVING = 0.1
+#: Those of them that are also tried with the rest made narrower, and the shares of its cost that go.
+NARROWED = {0.3: (0.25,), 0.43: (0.1, 0.2), 0.57: (0.1,)}
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
 
-def recipes(space: SearchSpace, graph: Graph, sensitivities: Sensitivities | None = None) -> list[Candidate]:
+def recipes(
+    space: SearchSpace,
+    graph: Graph,
+    sensitivities: Sensitivities | None = None,
+    cost: Callable[[CompressionPlan], float] | None = None,
+) -> list[Candidate]:
     """Candidates to start from, most valuable first, no plan twice.
 
     Args:
         space: of the search; candidates stay inside it where it can express them.
         graph: what is compressed.
         sensitivities: choice name to ``str(option)`` to KL of the outputs; None where it was not measured.
+        cost: rough, of a plan: what ranked pruning saves; multiply-accumulates where it is None.
 
     Returns:
         The uncompressed baseline first; then uniform precisions, uniform pruning with healing, ranked ones, and one
         pruned candidate without healing.
     """
-    seeds = _Seeds(space, graph, sensitivities or {})
+    seeds = _Seeds(space, graph, sensitivities or {}, cost)
     unique: dict[str, Candidate] = {}
     for candidate in seeds.all():
         unique.setdefault(candidate.plan.digest, candidate)
     return list(unique.values())
+
+
+def anchor(space: SearchSpace, graph: Graph) -> Candidate:
+    """Every layer in the lowest precision that most compute fast in, and nothing left out."""
+    seeds = _Seeds(space, graph, {}, None)
+    return seeds.whole(seeds.fast_precision())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +74,18 @@ class _Seeds:
     space: SearchSpace
     graph: Graph
     sensitivities: Sensitivities
+    cost: Callable[[CompressionPlan], float] | None
+
+    def whole(self, precision: str) -> Candidate:
+        """One precision throughout."""
+        return self._candidate("baseline", precision, {}, precision)
 
     def all(self) -> Iterator[Candidate]:
-        yield self._candidate("baseline", Precision.FP32.value, {}, "fp32")
-        fast = self._fast_precision()
+        yield self.whole(Precision.FP32.value)
+        fast = self.fast_precision()
         for precision in (Precision.FP16, Precision.BF16, Precision.INT8):
             if self._offers(precision):
-                yield self._candidate("baseline", precision.value, {}, precision.value)
+                yield self.whole(precision.value)
         ranked = list(self._ranked(fast))
         uniform = list(self._uniform(fast))
         skipped = list(self._skipped(fast))
@@ -106,10 +124,9 @@ class _Seeds:
             if changes:
                 label = f"skip {count} block{'s' * (count > 1)}"
                 yield self._candidate("recipe", precision, changes, f"{label} + {precision}")
-                if share in NARROWED_SHARES:
-                    for goal, ratios in self._least_sensitive((NARROWED_SAVING,), skipped=changes).items():
-                        text = f"{label} + least sensitive, {goal:.0%} of the other MACs gone + {precision}"
-                        yield self._candidate("sensitivity", precision, {**changes, **ratios}, text)
+                for goal, ratios in self._least_sensitive(NARROWED.get(share, ()), precision, changes).items():
+                    text = f"{label}, the rest {goal:.0%} cheaper + {precision}"
+                    yield self._candidate("sensitivity", precision, {**changes, **ratios}, text)
 
     def _without_healing(self, precision: str) -> Iterator[Candidate]:
         """One pruned candidate that gets new statistics only, to see what healing is worth."""
@@ -139,59 +156,75 @@ class _Seeds:
             yield Candidate(plan=plan, source="recipe", label="int4")
 
     def _ranked(self, precision: str) -> Iterator[Candidate]:
-        for goal, ratios in self._least_sensitive(MAC_SAVINGS).items():
-            label = f"least sensitive, {goal:.0%} of MACs gone + {precision}"
+        for goal, ratios in self._least_sensitive(SAVINGS, precision, {}).items():
+            label = f"least sensitive, {goal:.0%} cheaper + {precision}"
             yield self._candidate("sensitivity", precision, ratios, label)
 
-    def _least_sensitive(self, goals: Sequence[float], skipped: Collection[str] = ()) -> dict[float, dict[str, float]]:
+    def _least_sensitive(
+        self, goals: Sequence[float], precision: str, skipped: Mapping[str, Any]
+    ) -> dict[float, dict[str, float]]:
         """Prune ratios for each saving that can be reached, as a share of what is left without the skipped blocks.
 
-        Greedy: the step that costs the least KL for the multiply-accumulates it saves comes next.
+        Greedy: the step that costs the least KL for what it saves comes next.
         """
-        blocks = [c.subject for c in self._choices("skip") if c.name in skipped]
-        gone = {subject for block in blocks for subject in self.space.inside.get(block, ())}
-        ratios = [c for c in self._choices("ratio") if c.subject not in gone]
-        known = [c for c in ratios if len(self.sensitivities.get(c.name, {})) > 1]
-        if not known:
+        gone = self._gone(skipped)
+        known = [
+            c for c in self._choices("ratio") if c.subject not in gone and len(self.sensitivities.get(c.name, {})) > 1
+        ]
+        if not known or not goals:
             return {}
-        model = MacModel([layer for layer in self.graph.layers() if layer.name not in gone], self.graph.groups())
+        saved = self._savings(precision, skipped)
         current: dict[str, float] = {c.name: 0.0 for c in known}
         reached: dict[float, dict[str, float]] = {}
-        while True:
-            saved = self._saved(model, known, current)
-            for goal in goals:
-                if saved >= goal and goal not in reached:
-                    reached[goal] = {name: ratio for name, ratio in current.items() if ratio > 0}
-            step = self._best_step(model, known, current, saved)
-            if step is None or len(reached) == len(goals):
+        now = 0.0
+        # What a step was worth before others were taken; worth falls as they are, so only the best is asked again.
+        queue = [(-math.inf, c.name, float(option)) for c in known for option in c.options if float(option) > 0]
+        heapq.heapify(queue)
+        while queue and len(reached) < len(goals):
+            stale, name, ratio = heapq.heappop(queue)
+            harm = self._harm(name, ratio, current[name])
+            if harm is None:
+                continue
+            gain = saved({**current, name: ratio}) - now
+            price = harm / gain if gain > 0 else math.inf
+            if price > stale and queue and price > queue[0][0]:
+                heapq.heappush(queue, (price, name, ratio))
+                continue
+            if gain <= 0:
                 break
-            current[step[0].name] = step[1]
+            current[name], now = ratio, now + gain
+            for goal in goals:
+                if now >= goal and goal not in reached:
+                    reached[goal] = {name: ratio for name, ratio in current.items() if ratio > 0}
         return {goal: reached[goal] for goal in goals if goal in reached}
 
-    def _best_step(
-        self, model: MacModel, choices: Sequence[Choice], current: Mapping[str, float], saved: float
-    ) -> tuple[Choice, float] | None:
-        """The choice and its next option with the least KL for each multiply-accumulate saved."""
-        best: tuple[float, Choice, float] | None = None
-        for choice in choices:
-            divergences = self.sensitivities[choice.name]
-            now = divergences.get(str(current[choice.name]), 0.0)
-            for option in choice.options:
-                ratio = float(option)
-                if ratio <= current[choice.name] or str(option) not in divergences:
-                    continue
-                gain = self._saved(model, choices, {**current, choice.name: ratio}) - saved
-                if gain <= 0:
-                    continue
-                # A noisy reading may fall; a step never counts as winning quality back.
-                price = max(divergences[str(option)] - now, 0.0) / gain
-                if best is None or price < best[0]:
-                    best = (price, choice, ratio)
-        return None if best is None else best[1:]
+    def _harm(self, name: str, ratio: float, before: float) -> float | None:
+        """The KL that a wider step adds; None where it is no step, or not known."""
+        known = {float(option): kl for option, kl in self.sensitivities[name].items()}
+        if ratio <= before or ratio not in known:
+            return None
+        # A noisy reading may fall; a step never counts as winning quality back.
+        return max(known[ratio] - known.get(before, 0.0), 0.0)
 
-    def _saved(self, model: MacModel, choices: Sequence[Choice], ratios: Mapping[str, float]) -> float:
-        prune = {c.subject: ratios[c.name] for c in choices if ratios[c.name] > 0}
-        return model.saved(prune)
+    def _savings(self, precision: str, skipped: Mapping[str, Any]) -> Callable[[Mapping[str, float]], float]:
+        """Share of the cost that prune ratios save, by their choices' names."""
+        gone = self._gone(skipped)
+        if self.cost is None:
+            model = MacModel([layer for layer in self.graph.layers() if layer.name not in gone], self.graph.groups())
+            subjects = {c.name: c.subject for c in self._choices("ratio")}
+            return lambda ratios: model.saved({subjects[name]: ratio for name, ratio in ratios.items() if ratio > 0})
+        cost = self.cost
+
+        def of(ratios: Mapping[str, float]) -> float:
+            return cost(self._candidate("recipe", precision, {**skipped, **ratios}, "").plan.replace(distillation=None))
+
+        whole = of({})
+        return lambda ratios: 1.0 - of(ratios) / whole
+
+    def _gone(self, skipped: Collection[str]) -> set[str]:
+        """Layers and groups of the blocks whose choices are named."""
+        blocks = [c.subject for c in self._choices("skip") if c.name in skipped]
+        return {subject for block in blocks for subject in self.space.inside.get(block, ())}
 
     def _sensitive_layers_in_float(self, precision: str) -> Iterator[Candidate]:
         """All layers in the fast precision but those that it hurts most."""
@@ -234,7 +267,7 @@ class _Seeds:
         }
         return {name: ratio for name, ratio in ratios.items() if ratio > 0}
 
-    def _fast_precision(self) -> str:
+    def fast_precision(self) -> str:
         """What the pruned recipes run in: the lowest precision that most layers compute fast in."""
         for precision in (Precision.INT8, Precision.FP16):
             if self._offers(precision):

@@ -519,3 +519,18 @@ def test_data_without_labels_score_fidelity(make: Make, net: ModelGraph) -> None
     trial = make(quality=quality, objectives=objectives).evaluate(0, AS_IT_CAME)
     assert (trial.state, trial.value("fidelity")) == (TrialState.COMPLETE, 1.0)
     assert "accuracy" not in trial.measurements
+
+
+def test_what_training_may_still_save_goes_on(make: Make) -> None:
+    def halves(plan: CompressionPlan, gap: float) -> float:
+        return 0.01 * gap
+
+    for hope, state in ((halves, TrialState.COMPLETE), (lambda plan, gap: gap, TrialState.PRUNED)):
+        healing = TableHealing({1.0: destroyed})
+        bench = make(healing, hope=hope)
+        bench.evaluate(0, AS_IT_CAME, "baseline")
+        plan = CompressionPlan(prune={"a": 0.25}, distillation=DistillationPlan(steps=0))
+        better = CompressionPlan(prune={"a": 0.5})
+        cheaper = make(TableHealing({1.0: unchanged}), hope=hope).evaluate(1, better)
+        bench.evaluator._complete.append(cheaper)
+        assert bench.evaluate(2, plan).state is state

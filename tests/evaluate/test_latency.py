@@ -162,6 +162,19 @@ def test_one_quick_look_serves_every_length_of_healing_but_each_artifact_is_time
     assert (careful.value, quick.value) == (pytest.approx(7.0), pytest.approx(6.0))
 
 
+def test_a_careful_figure_well_above_another_of_the_same_plan_is_taken_again() -> None:
+    runtime = TableRuntime({"draft": 0.5, "first": 0.5, "busy": 0.6, "calm": 0.51, "short": 0.9})
+    scorer = MeasuredLatency(runtime=runtime, baseline="baseline", reference_ms=10.0, target="t")  # type: ignore[arg-type]
+    longer = PLAN.replace(distillation=DistillationPlan(steps=40))
+    screened = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
+    scorer.confirm("short", PLAN, screened, decides=False)  # type: ignore[arg-type]
+    scorer.confirm("first", PLAN, screened)  # type: ignore[arg-type]
+    scorer.confirm("busy", longer, screened)  # type: ignore[arg-type]
+    scorer.confirm("calm", longer, screened)  # type: ignore[arg-type]
+    asked = [name for name, *_ in runtime.asked]
+    assert asked == ["draft", "short", "first", "busy", "busy", "calm"]
+
+
 def test_what_decides_waits_for_calm_and_looks_for_spells_of_it() -> None:
     assert CONFIRM.patience > 1.0
     assert CONFIRM.shortest_block_ms is not None

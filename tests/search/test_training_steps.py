@@ -1,0 +1,30 @@
+"""The numbers of training steps that trials climb."""
+
+from __future__ import annotations
+
+from autocompress.core.plan import CompressionPlan, DistillationPlan
+from autocompress.core.space import Choice, SearchSpace
+from autocompress.search.training_steps import TrainingSteps
+
+CHOICE = Choice(name="distillation:steps", kind="distillation", subject="steps", options=(0, 40, 160), ordered=True)
+STEPS = TrainingSteps(CHOICE)
+
+
+def _plan(steps: int) -> CompressionPlan:
+    return CompressionPlan(prune={"a": 0.5}, distillation=DistillationPlan(steps=steps))
+
+
+def test_a_space_without_training_has_none() -> None:
+    assert TrainingSteps.of(SearchSpace(choices=())) is None
+    assert TrainingSteps.of(SearchSpace(choices=(CHOICE,))) == STEPS
+
+
+def test_steps_are_climbed_one_by_one_and_once_past_the_space() -> None:
+    assert [STEPS.next(_plan(steps)) for steps in (0, 40, 100, 160)] == [40, 160, 160, None]
+    assert STEPS.next(_plan(160), beyond=True) == 320
+    assert STEPS.next(_plan(320), beyond=True) is None
+
+
+def test_how_often_a_plan_can_still_be_trained() -> None:
+    assert [STEPS.times_left(_plan(steps)) for steps in (0, 40, 160, 320)] == [3, 2, 1, 0]
+    assert STEPS.times_left(CompressionPlan()) == 0
