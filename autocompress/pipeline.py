@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -344,13 +345,20 @@ class _Search:
             evaluator=evaluator,
             store=store,
             proposer=proposer,
-            seeds=recipes(self._space, self._graph, found, next(iter(costs.values()), None)),
+            seeds=recipes(
+                self._space,
+                self._graph,
+                found,
+                next((costs[o.metric] for o in self._objectives[1:] if o.metric in costs), None),
+            ),
             budget=self._budget,
             on_trial=lambda trial: self._tell(trial, store.trials(), constraints),
             should_stop=stop,
         )
 
-    def _healing(self, should_stop: Callable[[], bool], refit_samples: int = REFIT_SAMPLES) -> StagedHealing | None:
+    def _healing(
+        self, should_stop: Callable[[], bool], refit_samples: int = REFIT_SAMPLES, capacity: int = 24
+    ) -> StagedHealing | None:
         """None where torch cannot run the graph."""
         if self._graph.untrainable:
             return None
@@ -359,6 +367,7 @@ class _Search:
             self._data.train,
             seed=self._request.seed,
             refit_samples=refit_samples,
+            capacity=capacity,
             should_stop=should_stop,
             kept=self._compressor.kept_values,
         )
@@ -375,13 +384,18 @@ class _Search:
         known = self._run.read_json(self._run.sensitivities)
         if known is not None:
             return dict(known)
-        seconds = None if self._budget.seconds is None else SENSITIVITY_SHARE * self._budget.seconds
+        share = None if self._budget.seconds is None else SENSITIVITY_SHARE * self._budget.seconds
+        started = time.monotonic()
+
+        def over() -> bool:
+            spent = time.monotonic() - started > (_LONGEST_REFITS if share is None else share)
+            return spent or self._observer.should_stop()
+
+        self._observer.on_stage(-1, "", "sensitivities")
         build = SingleChanges(
-            self._compressor,
-            self._runner.build,
-            self._healing(self._observer.should_stop, refit_samples=_ROUGH_SAMPLES),
+            self._compressor, self._runner.build, self._healing(over, refit_samples=_ROUGH_SAMPLES, capacity=2)
         )
-        build.settle(self._space.choices, _LONGEST_REFITS if seconds is None else seconds)
+        build.settle(self._space.choices, _LONGEST_REFITS if share is None else share)
         found = sensitivities(
             self._space.choices,
             build=build,
@@ -389,7 +403,7 @@ class _Search:
             dataset=self._data.train,
             samples=_JUDGING_SAMPLES,
             seed=self._request.seed,
-            budget_seconds=seconds,
+            budget_seconds=None if share is None else max(0.0, share - (time.monotonic() - started)),
             on_progress=lambda done, total: self._observer.on_stage(-1, f"{done} of {total}", "sensitivities"),
             should_stop=self._observer.should_stop,
         )

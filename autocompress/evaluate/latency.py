@@ -86,8 +86,8 @@ class MeasuredLatency:
     ) -> Measurement:
         """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one.
 
-        Weights do not matter for it: a careful figure well above any before of the same plan was disturbed, however
-        well its turns agree, and is taken again.
+        Weights do not matter for it: a careful figure well above one of the same plan in this session was disturbed,
+        however well its turns agree, and is taken again.
 
         Raises:
             CandidateError: it computes something else there; ``details["outputs"]`` tells how little it differs else.

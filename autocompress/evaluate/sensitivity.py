@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.errors import CandidateError
+from autocompress.core.errors import CandidateError, Interrupted
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.core.protocols import Artifact, Batch, Dataset
 from autocompress.core.rank_plan import RankPlan
@@ -76,6 +76,8 @@ def sensitivities(
                 divergence = kl_divergence(_outputs(build(plan), batches), references)
             except CandidateError:
                 divergence = math.nan
+            except Interrupted:
+                break
             if math.isfinite(divergence):
                 options[str(option)] = divergence
         on_progress(done + 1, len(order))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from autocompress.compress.apply import Compressor
-from autocompress.core.errors import CandidateError
+from autocompress.core.errors import CandidateError, Interrupted
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Artifact
 from autocompress.core.space import Choice
@@ -38,7 +38,7 @@ class SingleChanges:
     def settle(self, choices: Sequence[Choice], seconds: float, clock: Callable[[], float] = time.monotonic) -> bool:
         """Whether what is left out is refitted: so long as all that ``choices`` offer takes no more than ``seconds``.
 
-        All or nothing, as the two kinds of figures do not compare. One refit is made to see how long it takes.
+        All or nothing, as the two kinds of figures do not compare. Two refits are made to see how long one takes.
         """
         plans = [plan for plan in single_changes(choices) if plan.restructures]
         if self._healing is None or not plans:
@@ -49,7 +49,7 @@ class SingleChanges:
             self(plans[0])
             started = clock()
             self(plans[len(plans) // 2])
-        except CandidateError:
+        except (CandidateError, Interrupted):
             self._healing = None
             return False
         if (clock() - started) * len(plans) > seconds:
@@ -57,8 +57,18 @@ class SingleChanges:
         return self._healing is not None
 
     def __call__(self, plan: CompressionPlan) -> Artifact:
-        """The artifact of a plan, its activations' ranges only roughly known."""
+        """The artifact of a plan, its activations' ranges only roughly known.
+
+        Raises:
+            CandidateError: it cannot be refitted.
+            Interrupted: the refit was asked to stop.
+        """
         pruned = self._compressor.pruned(plan)
         if plan.restructures and self._healing is not None:
-            pruned = self._healing.heal(pruned, plan.replace(distillation=DistillationPlan(steps=0)), 1.0)
+            try:
+                pruned = self._healing.heal(pruned, plan.replace(distillation=DistillationPlan(steps=0)), 1.0)
+            except (CandidateError, Interrupted):
+                raise
+            except Exception as failure:  # as for a candidate: one change that fails ends no search
+                raise CandidateError("heal", f"{type(failure).__name__}: {failure}") from failure
         return self._build(self._compressor.finish(pruned, plan, draft=True))

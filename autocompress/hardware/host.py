@@ -101,7 +101,7 @@ class HostFacts:
 def host_facts() -> HostFacts:
     """The facts of this machine; read once a process."""
     system, machine = platform.system() or sys.platform, platform.machine()
-    return _facts(_read, cores=usable_cores(), memory_bytes=_memory_bytes(), system=system, machine=machine)
+    return _facts(_read, cores=usable_cores(), memory_bytes=memory_bytes(), system=system, machine=machine)
 
 
 def device_facts(told: Mapping[str, Any]) -> HostFacts:
@@ -213,7 +213,8 @@ def _clock(model: str, mhz: str | None, read: Callable[[str], str]) -> float | N
         return round(int(khz) / 1e6, 1) if khz.isdigit() else None
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Memory that this process may use, bytes; 0 where it is not known."""
     limits = [_read(f"/sys/fs/cgroup/{name}").strip() for name in _MEMORY_LIMITS]
     found = [int(limit) for limit in limits if limit.isdigit()]
     try:

@@ -19,7 +19,7 @@ from autocompress.core.plan import DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.executor import GraphModule
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.hardware.host import usable_cores
+from autocompress.hardware.host import memory_bytes, usable_cores
 from autocompress.recover.batch_norm import clean_batches, fixed_batch, update_statistics
 from autocompress.recover.features import (
     Feature,
@@ -37,8 +37,9 @@ from autocompress.recover.schedule import cosine
 Key = TypeVar("Key")
 
 OPTIMIZERS = ("sgd", "adamw")
-#: What a teacher said is kept up to this size; later steps are computed anew for each student.
-LESSON_BYTES = 2 << 30
+#: What a teacher said is kept up to this size, and up to this share of the memory; later steps are computed anew for
+#: each student.
+LESSON_BYTES, LESSON_SHARE = 2 << 30, 0.1
 _MOMENTUM = 0.9
 _MAX_GRADIENT_NORM = 5.0
 #: AdamW moves every weight by about its learning rate; a tenth of SGD's healed the same nets equally well.
@@ -114,6 +115,7 @@ class Distiller:
         self._known_inputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         self._lessons: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
         self._lesson_bytes = 0
+        self._most_bytes = min(LESSON_BYTES, LESSON_SHARE * memory_bytes())
         self._samples = TeacherSamples(self._teach, teacher, dataset, seed=seed, augment=augment, copies=copies)
 
     def heal(
@@ -261,7 +263,7 @@ class Distiller:
         return [*outputs, *(values[self._place[feature.teacher]] for feature in features)]
 
     def _keep(self, memory: dict[Key, tuple[Tensor, ...]], key: Key, values: tuple[Tensor, ...]) -> None:
-        if self._lesson_bytes < LESSON_BYTES:
+        if self._lesson_bytes < self._most_bytes:
             self._lesson_bytes += sum(value.nbytes for value in values)
             memory[key] = values
 

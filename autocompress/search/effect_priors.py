@@ -12,8 +12,9 @@ from autocompress.search.option_effects import Prior, Term, Terms
 
 Sensitivities = Mapping[str, Mapping[str, float]]
 
-#: Standard deviation of what an option does to the logarithm of a cost beyond what is estimated.
-_UNEXPECTED = 0.05
+#: Standard deviation of what an option does to the logarithm of a cost beyond what is estimated; of one that estimates
+#: leave out.
+_UNEXPECTED, _NOT_ESTIMATED = 0.05, 0.3
 #: The same of the reference's own cost: estimates may be wrong as a whole.
 _AS_A_WHOLE = 1.0
 #: What an option of the usual sensitivity does to ``log(1 + gap / allowed)``.
@@ -28,8 +29,9 @@ def cost_prior(terms: Terms) -> Prior:
     Args:
         terms: of the space.
     """
-    none = np.zeros(len(terms))
-    return Prior(mean=none, deviation=none + _UNEXPECTED, scale=0.0, base=_AS_A_WHOLE, at=0.0)
+    left_out = np.array([term.choice.kind in ("rank", "sparsity") for term in terms.terms], bool)
+    deviation = np.where(left_out, _NOT_ESTIMATED, _UNEXPECTED)
+    return Prior(mean=np.zeros(len(terms)), deviation=deviation, scale=0.0, base=_AS_A_WHOLE, at=0.0)
 
 
 def harm_prior(terms: Terms, reference: Mapping[str, object], sensitivities: Sensitivities) -> Prior:

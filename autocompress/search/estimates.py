@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from autocompress.compress.apply import Compressor
 from autocompress.compress.outline import outline
+from autocompress.core.errors import TargetError
 from autocompress.core.plan import DEFAULT, CompressionPlan, LayerPlan
 from autocompress.core.target import RuntimeSpec, Target
 from autocompress.cost.roofline import Roofline
@@ -22,17 +24,18 @@ def estimates(
 ) -> Mapping[str, Estimate]:
     """A function for each metric from a plan to a figure that is in proportion to its cost, more or less.
 
+    Ranks and sparsity are left out: their factors would have to be computed, and what they save is learned.
+
     Args:
         metrics: other than quality.
         compressor: of the uncompressed graph.
         target: whose profile is asked.
         spec: of the runtime.
+
+    Returns:
+        Functions that raise an :class:`AutocompressError` where a plan has no price; none of time where the profile
+        cannot tell it.
     """
-    roofline = Roofline(target, spec)
-
-    def time(plan: CompressionPlan) -> float:
-        return roofline.estimate(*outline(compressor, plan)).value
-
     graph = compressor.graph
     layers = graph.layers()
     shares = Shares(graph.groups(), {layer.weight: layer.weight_shape for layer in layers})
@@ -48,4 +51,14 @@ def estimates(
             if layer.name not in gone
         )
 
-    return {metric: size if metric in _OF_BYTES else time for metric in metrics}
+    found: dict[str, Estimate] = {metric: size for metric in metrics if metric in _OF_BYTES}
+    try:
+        roofline = Roofline(target, spec)
+    except TargetError:
+        return found
+
+    def time(plan: CompressionPlan) -> float:
+        whole = {name: replace(layer, rank=None, sparsity=None) for name, layer in plan.layers.items()}
+        return roofline.estimate(*outline(compressor, plan.replace(layers=whole))).value
+
+    return {**found, **{metric: time for metric in metrics if metric not in _OF_BYTES}}

@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.errors import AutocompressError
 from autocompress.core.objective import QUALITY_METRICS, Constraint, Objective
 from autocompress.core.pareto import non_dominated_mask
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Candidate, Trial, TrialState
-from autocompress.search.aim import Aim, healing_steps
+from autocompress.search.aim import Aim
 from autocompress.search.effect_priors import Sensitivities, cost_prior, harm_prior
 from autocompress.search.estimates import Estimate
 from autocompress.search.gains import volume_gains
+from autocompress.search.known_points import NOTHING, KnownPoint, KnownPoints, refused_options
 from autocompress.search.option_effects import Effects, Prior, Terms, stacked
 from autocompress.search.promotion import SOURCE as PROMOTED
-from autocompress.search.training_steps import STEPS, TrainingSteps
 from autocompress.search.tuner import Proposer
 
 SOURCE = "frontier"
@@ -48,30 +47,8 @@ _DARING = 0.5
 _FAR = 2.0
 #: How many are changed at least, and at most, the best first.
 _FEWEST, _MOST = 3, 8
-#: Plans that are learned from, the best first.
-_REMEMBERED = 400
-#: How much less a figure says of a trial that was stopped early.
-_STOPPED = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What the trials of one plan, however long it was trained, have told.
-
-    Args:
-        assignment: of its choices.
-        gap: loss of quality beyond the best, after all training that may follow.
-        costs: losses of the other objectives.
-        error: standard deviation of the gap.
-        whole: whether it was scored to the end.
-    """
-
-    assignment: Mapping[str, Any]
-    gap: float
-    costs: tuple[float, ...]
-    error: float
-    whole: bool
-
+#: Terms times changes that the profile is asked about a proposal, and changes of each point at least.
+_MOST_PRICED, _FEWEST_MOVES = 60_000, 20
 
 _Move = tuple[str, Any, NDArray[np.float64]]
 
@@ -90,10 +67,19 @@ class _Point:
     losses: NDArray[np.float64]
     moves: list[_Move]
 
-    def after(self, move: _Move, losses: NDArray[np.float64]) -> _Point:
-        """The point with one more change; what the others add is taken for the same as before it."""
+    def after(self, move: _Move, losses: NDArray[np.float64], inside: Mapping[str, frozenset[str]]) -> _Point:
+        """The point with one more change; what the others add is taken for the same as before it.
+
+        Args:
+            move: the change.
+            losses: that are expected then.
+            inside: choice that skips a block to the choices that mean nothing then.
+        """
         name, option, _ = move
-        return _Point({**self.assignment, name: option}, losses, [other for other in self.moves if other[0] != name])
+        gone = {name} | (inside.get(name, frozenset()) if option else frozenset())
+        return _Point(
+            {**self.assignment, name: option}, losses, [other for other in self.moves if other[0] not in gone]
+        )
 
 
 class Frontier:
@@ -129,15 +115,21 @@ class Frontier:
         self._inner = inner
         self._space = space
         self._estimates = estimates
-        self._estimated: dict[str, NDArray[np.float64]] = {}
         self._reference = dict(reference)
         self._store = store
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
         self._seed = seed
-        self._steps = TrainingSteps.of(space)
         self._terms = Terms(space, self._reference)
+        self._points = KnownPoints(space, self._terms, estimates, objectives, constraints)
         self._removes = np.array([term.choice.kind != "precision" for term in self._terms.terms], bool)
+        self._inside = {
+            choice.name: frozenset(
+                c.name for c in self._terms.choices if c.subject in self._terms.inside(choice.subject)
+            )
+            for choice in self._terms.choices
+            if choice.kind == "skip"
+        }
         self._harm = harm_prior(self._terms, self._reference, sensitivities)
 
     def ask(self) -> Candidate | None:
@@ -156,11 +148,7 @@ class Frontier:
         complete = [t for t in trials if t.state is TrialState.COMPLETE]
         if len(complete) < _LEAST_TRIALS or not self._applies:
             return None
-        try:
-            found = self._best_change(trials, complete)
-        except AutocompressError:
-            # The profile has no price for something that is tried all the same.
-            return None
+        found = self._best_change(trials, complete)
         return None if found is None else Candidate(plan=self._space.plan(found), source=SOURCE, assignment=found)
 
     @property
@@ -171,143 +159,133 @@ class Frontier:
             quality.metric in QUALITY_METRICS
             and bool(costs)
             and not any(objective.maximize for objective in costs)
+            and all(objective.metric in self._estimates for objective in costs)
             and len(self._terms) > 0
         )
 
     def _best_change(self, trials: Sequence[Trial], complete: Sequence[Trial]) -> dict[str, Any] | None:
         aim = Aim.of(complete, self._objectives[0], self._constraints)
-        known = self._known(trials, aim, _quick_excess(complete, self._objectives[0].metric))
-        if len(known) < _LEAST_TRIALS:
+        known = self._points.of(trials, aim)
+        scored = [point for point in known if math.isfinite(point.missed)]
+        if len(scored) < _LEAST_TRIALS:
             return None
-        effects = self._effects(known, aim, np.random.default_rng([self._seed, len(trials)]))
-        losses = np.array([[point.gap, *point.costs] for point in known])
-        whole = np.array([point.whole for point in known])
-        front = np.flatnonzero(whole)[non_dominated_mask(losses[whole])]
-        tried = {trial.plan.digest for trial in trials}
-        best: tuple[float, dict[str, Any]] | None = None
-        # Each with the losses that are expected of it.
+        rng = np.random.default_rng([self._seed, len(trials)])
+        effects = self._effects(known, aim, rng)
+        every = np.array([[point.gap, *point.costs] for point in scored])
+        least = min(point.missed for point in scored)
+        scored = [point for point in scored if point.missed <= least]
+        losses = np.array([[point.gap, *point.costs] for point in scored])
+        front = np.flatnonzero(non_dominated_mask(losses))
         near = sorted(front, key=lambda index: float(losses[index, 0]))
         near = near[: max(_FEWEST, min(_MOST, int((losses[front, 0] <= _FAR * aim.allowed).sum())))]
-        beam = [_Point(dict(known[i].assignment), losses[i], self._moves(known[i].assignment, effects)) for i in near]
+        moves = max(_FEWEST_MOVES, _MOST_PRICED // (len(self._terms) * len(near)))
+        refused = refused_options(trials)
+        beam = [
+            _Point(dict(point.assignment), losses[i], self._moves(point, effects, refused, moves, rng))
+            for i, point in ((i, scored[i]) for i in near)
+        ]
+        tried = {trial.plan.digest for trial in trials}
+        best: tuple[float, dict[str, Any]] | None = None
         for _ in range(DEPTH):
             steps = [(point, move) for point in beam for move in point.moves]
             if not steps:
                 break
+            # Each with the losses that are expected of it.
             expected = _moved(
                 np.array([point.losses for point, _ in steps]), np.array([move[2] for _, move in steps]), aim.allowed
             )
-            gains = self._gains(expected, losses[front], losses, aim)
-            beam = []
-            for index in np.argsort(-gains, kind="stable")[:_BEAM]:
-                if gains[index] <= 0:
+            gains = self._gains(expected, losses[front], every, aim)
+            beam, seen = [], set()
+            for index in np.argsort(-gains, kind="stable"):
+                if gains[index] <= 0 or len(beam) == _BEAM:
                     break
-                beam.append(steps[index][0].after(steps[index][1], expected[index]))
-                better = best is None or gains[index] > best[0]
-                if better and self._space.plan(beam[-1].assignment).digest not in tried:
-                    best = (float(gains[index]), beam[-1].assignment)
+                changed = steps[index][0].after(steps[index][1], expected[index], self._inside)
+                digest = self._space.plan(changed.assignment).digest
+                # Two changes in either order are one.
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                beam.append(changed)
+                if digest not in tried and (best is None or gains[index] > best[0]):
+                    best = (float(gains[index]), changed.assignment)
         return None if best is None else best[1]
 
     def _gains(
         self, points: NDArray[np.float64], front: NDArray[np.float64], every: NDArray[np.float64], aim: Aim
     ) -> NDArray[np.float64]:
-        """``(n_points,)`` what each adds to the front; more where it would be the cheapest of a quality aimed at."""
+        """``(n_points,)`` what each adds to the front; more where it would be the cheapest of a quality aimed at.
+
+        None where it is expected past a bound that the front keeps.
+        """
         gains = volume_gains(front, points, every, aim.allowed)
         wanted = np.zeros(len(points), bool)
         for limit in aim.limits:
             cheapest = front[front[:, 0] <= limit, 1].min(initial=math.inf)
             wanted |= (points[:, 0] <= limit) & (points[:, 1] < cheapest)
-        return np.where(wanted, _WANTED * gains, gains)
+        gains = np.where(wanted, _WANTED * gains, gains)
+        for column, objective in enumerate(self._objectives[1:], 1):
+            for bound in (c.bound for c in self._constraints if c.metric == objective.metric):
+                if front[:, column].min() <= bound:
+                    gains = np.where(points[:, column] <= bound, gains, 0.0)
+        return gains
 
-    def _moves(self, assignment: Mapping[str, Any], effects: NDArray[np.float64]) -> list[_Move]:
-        """Every change of one option that means anything, with ``(n_objectives,)`` what it adds to the logarithms."""
+    def _moves(
+        self,
+        point: KnownPoint,
+        effects: NDArray[np.float64],
+        refused: frozenset[tuple[str, Any]],
+        count: int,
+        rng: np.random.Generator,
+    ) -> list[_Move]:
+        """Changes of one option that mean anything, with ``(n_objectives,)`` what each adds to the logarithms.
+
+        Args:
+            point: that is changed.
+            effects: ``(n_terms, n_objectives)``.
+            refused: choices and options that are not tried again.
+            count: at most so many, picked by chance: each asks the profile about all layers.
+            rng: of the chance.
+        """
+        assignment = point.assignment
         gone = self._terms.gone(assignment)
-        row, estimated = self._terms.row(assignment), self._log_estimates(assignment)
+        changes = [
+            (choice.name, option)
+            for choice in self._terms.choices
+            if choice.subject not in gone
+            for option in choice.options
+            if option != assignment[choice.name] and (choice.name, option) not in refused
+        ]
+        if len(changes) > count:
+            changes = [changes[index] for index in sorted(rng.choice(len(changes), count, replace=False))]
+        row = self._terms.row(assignment)
         found = []
-        for choice in self._terms.choices:
-            for option in choice.options if choice.subject not in gone else ():
-                if option == assignment[choice.name]:
-                    continue
-                changed = {**assignment, choice.name: option}
-                try:
-                    more = self._log_estimates(changed) - estimated
-                except AutocompressError:
-                    continue
-                found.append((choice.name, option, (self._terms.row(changed) - row) @ effects + [0.0, *more]))
+        for name, option in changes:
+            changed = {**assignment, name: option}
+            estimated = self._points.log_estimates(changed)
+            if estimated is not None:
+                more = (self._terms.row(changed) - row) @ effects + [0.0, *(estimated - point.estimated)]
+                found.append((name, option, more))
         return found
 
-    def _log_estimates(self, assignment: Mapping[str, Any]) -> NDArray[np.float64]:
-        """``(n_objectives - 1,)`` logarithms of the costs that the profile tells."""
-        plan = self._space.plan(assignment).replace(distillation=None)
-        if plan.digest not in self._estimated:
-            costs = [self._estimates[objective.metric](plan) for objective in self._objectives[1:]]
-            self._estimated[plan.digest] = np.log(np.maximum(costs, 1e-12))
-        return self._estimated[plan.digest]
-
-    def _effects(self, known: Sequence[_Known], aim: Aim, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _effects(self, known: Sequence[KnownPoint], aim: Aim, rng: np.random.Generator) -> NDArray[np.float64]:
         """``(n_terms, n_objectives)`` a draw of what each adds to ``log(1 + gap / allowed)`` and ``log(costs)``."""
         rows = stacked(self._terms, [point.assignment for point in known])
-        gaps = np.array([point.gap for point in known])
-        errors = np.array([point.error for point in known])
+        told = np.array([math.isfinite(point.gap) for point in known])
+        gaps, errors = (np.array([getattr(p, name) for p in known])[told] for name in ("gap", "error"))
         harms, noise = np.log1p(gaps / aim.allowed), np.hypot(errors / (aim.allowed + gaps), _HARM_NOISE)
-        harm = _drawn(self._harm, rows, harms, noise, rng)
+        harm = _drawn(self._harm, rows[told], harms, noise, rng)
         # What leaves something out wins no quality.
         drawn = [np.where(self._removes, np.maximum(harm, 0.0), harm)]
-        estimated = np.array([self._log_estimates(point.assignment) for point in known])
         for index in range(len(self._objectives) - 1):
-            costs = np.log(np.maximum([point.costs[index] for point in known], 1e-12)) - estimated[:, index]
+            costs = np.log([max(p.costs[index], NOTHING) / math.exp(p.estimated[index]) for p in known])
             drawn.append(_drawn(cost_prior(self._terms), rows, costs, np.full(len(costs), _COST_NOISE), rng))
         return np.column_stack(drawn)
-
-    def _known(self, trials: Sequence[Trial], aim: Aim, excess: float) -> list[_Known]:
-        """One of each plan, trained for as long as any of it was; trials that say nothing of quality are left out."""
-        found: dict[str, tuple[int, _Known]] = {}
-        for trial in trials:
-            point = self._point(trial, aim, excess)
-            if point is None:
-                continue
-            form, steps = trial.plan.replace(distillation=None).digest, healing_steps(trial.plan)
-            if form not in found or (point.whole, steps) >= (found[form][1].whole, found[form][0]):
-                found[form] = (steps, point)
-        points = [point for _, point in found.values()]
-        return sorted(points, key=lambda point: point.gap)[:_REMEMBERED]
-
-    def _point(self, trial: Trial, aim: Aim, excess: float) -> _Known | None:
-        """``excess``: by how much more quality is found on the small sample than on all."""
-        assignment = trial.candidate.assignment
-        if trial.state is TrialState.FAIL or not self._terms.covers(assignment):
-            return None
-        quality = self._objectives[0]
-        figure, quick = (trial.measurements.get(name) for name in (quality.metric, f"quick_{quality.metric}"))
-        costs = [trial.measurements.get(objective.metric) for objective in self._objectives[1:]]
-        if (figure is None and quick is None) or any(cost is None for cost in costs):
-            return None
-        value = figure.value if figure is not None else quick.value - excess if quick is not None else 0.0
-        whole = trial.state is TrialState.COMPLETE
-        left = 0 if self._steps is None else self._steps.times_left(trial.plan)
-        gap = aim.hoped_gap(quality.loss(value) - aim.best, healing_steps(trial.plan), left)
-        return _Known(
-            assignment={**assignment, STEPS: self._steps.fewest} if self._steps is not None else assignment,
-            gap=max(0.0, gap),
-            costs=tuple(
-                objective.loss(cost.value)
-                for objective, cost in zip(self._objectives[1:], costs, strict=True)
-                if cost is not None
-            ),
-            error=aim.error * (1.0 if whole else _STOPPED),
-            whole=whole,
-        )
 
 
 def _moved(losses: NDArray[np.float64], more: NDArray[np.float64], allowed: float) -> NDArray[np.float64]:
     """``(n, n_objectives)`` losses after changes: of ``log(1 + gap / allowed)``, and of ``log(costs)``."""
     harm = np.log1p(losses[:, 0] / allowed) + more[:, 0]
     return np.column_stack([allowed * np.expm1(np.maximum(harm, 0.0)), losses[:, 1:] * np.exp(more[:, 1:])])
-
-
-def _quick_excess(complete: Sequence[Trial], metric: str) -> float:
-    quick = f"quick_{metric}"
-    found = [t.value(quick) - t.value(metric) for t in complete if quick in t.measurements]
-    return float(np.median(found)) if found else 0.0
 
 
 def _drawn(

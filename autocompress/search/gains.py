@@ -10,6 +10,9 @@ from autocompress.core.pareto import hypervolume, non_dominated_mask
 #: The gap to the best quality, in allowed losses, at which half of a point's worth is gone.
 _HALF_WORTH = 2.0
 
+#: Points whose exact volume is asked for where there are more than two objectives.
+_MOST_VOLUMES = 48
+
 
 def volume_gains(
     front: NDArray[np.float64], points: NDArray[np.float64], reach: NDArray[np.float64], allowed: float
@@ -40,13 +43,23 @@ def volume_gains(
     if len(edge) == 2:
         return _areas(known[non_dominated_mask(known)], then, edge)
     now = hypervolume(known, edge)
-    # Most cannot join whatever happens: their volume, which is dear with many objectives, is not asked for.
+    # Volumes are dear with many objectives: those that cannot join are not asked for, nor the least promising.
     beaten = np.any(np.all(known[None] <= then[:, None], axis=-1), axis=1)
     gains = np.zeros(len(then))
-    for index in np.flatnonzero(~beaten):
+    able = np.flatnonzero(~beaten)
+    if len(able) > _MOST_VOLUMES:
+        able = able[np.argsort(-_promise(known, then[able], edge), kind="stable")[:_MOST_VOLUMES]]
+    for index in able:
         both = np.vstack([known, then[index]])
         gains[index] = hypervolume(both[non_dominated_mask(both)], edge) - now
     return gains
+
+
+def _promise(front: NDArray[np.float64], points: NDArray[np.float64], edge: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(n_points,)`` the least distance by which each point is better than each of the front's in some objective."""
+    better = np.minimum(front, edge)[None] - points[:, None]
+    found: NDArray[np.float64] = better.max(axis=-1).min(axis=-1)
+    return found
 
 
 def _areas(front: NDArray[np.float64], points: NDArray[np.float64], edge: NDArray[np.float64]) -> NDArray[np.float64]:

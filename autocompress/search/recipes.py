@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autocompress.core.errors import AutocompressError
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Graph
 from autocompress.core.space import Choice, SearchSpace
@@ -32,6 +33,8 @@ SAVINGS = (0.35, 0.5, 0.65, 0.2)
 SKIPPED_SHARES = (0.43, 0.57, 0.3, 0.15, 0.71)
 #: Those of them that are also tried with the rest made narrower, and the shares of its cost that go.
 NARROWED = {0.3: (0.25,), 0.43: (0.1, 0.2), 0.57: (0.1,)}
+#: Ratio options times layers up to which costs are asked of the profile: each asks all layers.
+_MOST_PRICED = 20_000
 #: How many of the most sensitive layers stay float32.
 KEPT_FLOAT = (1, 2, 4)
 
@@ -177,8 +180,9 @@ class _Seeds:
         current: dict[str, float] = {c.name: 0.0 for c in known}
         reached: dict[float, dict[str, float]] = {}
         now = 0.0
-        # What a step was worth before others were taken; worth falls as they are, so only the best is asked again.
+        # By what a step cost for what it saved when it was last asked; only the best is asked again.
         queue = [(-math.inf, c.name, float(option)) for c in known for option in c.options if float(option) > 0]
+        idle: list[tuple[float, str, float]] = []
         heapq.heapify(queue)
         while queue and len(reached) < len(goals):
             stale, name, ratio = heapq.heappop(queue)
@@ -186,13 +190,18 @@ class _Seeds:
             if harm is None:
                 continue
             gain = saved({**current, name: ratio}) - now
-            price = harm / gain if gain > 0 else math.inf
+            if gain <= 0:
+                # It may save something once others are taken.
+                idle.append((-math.inf, name, ratio))
+                continue
+            price = harm / gain
             if price > stale and queue and price > queue[0][0]:
                 heapq.heappush(queue, (price, name, ratio))
                 continue
-            if gain <= 0:
-                break
             current[name], now = ratio, now + gain
+            for waiting in idle:
+                heapq.heappush(queue, waiting)
+            idle.clear()
             for goal in goals:
                 if now >= goal and goal not in reached:
                     reached[goal] = {name: ratio for name, ratio in current.items() if ratio > 0}
@@ -209,17 +218,23 @@ class _Seeds:
     def _savings(self, precision: str, skipped: Mapping[str, Any]) -> Callable[[Mapping[str, float]], float]:
         """Share of the cost that prune ratios save, by their choices' names."""
         gone = self._gone(skipped)
-        if self.cost is None:
+        options = sum(len(c.options) for c in self._choices("ratio"))
+        dear = options * len(self.graph.layers()) > _MOST_PRICED
+        whole = None if dear else self._cost(precision, skipped)
+        if whole is None:
             model = MacModel([layer for layer in self.graph.layers() if layer.name not in gone], self.graph.groups())
             subjects = {c.name: c.subject for c in self._choices("ratio")}
             return lambda ratios: model.saved({subjects[name]: ratio for name, ratio in ratios.items() if ratio > 0})
-        cost = self.cost
+        # What has no price saves nothing.
+        return lambda ratios: 1.0 - (self._cost(precision, {**skipped, **ratios}) or whole) / whole
 
-        def of(ratios: Mapping[str, float]) -> float:
-            return cost(self._candidate("recipe", precision, {**skipped, **ratios}, "").plan.replace(distillation=None))
-
-        whole = of({})
-        return lambda ratios: 1.0 - of(ratios) / whole
+    def _cost(self, precision: str, changes: Mapping[str, Any]) -> float | None:
+        """Rough cost of a candidate; None where it has none."""
+        plan = self._candidate("recipe", precision, changes, "").plan.replace(distillation=None)
+        try:
+            return None if self.cost is None else self.cost(plan)
+        except AutocompressError:
+            return None
 
     def _gone(self, skipped: Collection[str]) -> set[str]:
         """Layers and groups of the blocks whose choices are named."""

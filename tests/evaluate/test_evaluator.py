@@ -522,10 +522,10 @@ def test_data_without_labels_score_fidelity(make: Make, net: ModelGraph) -> None
 
 
 def test_what_training_may_still_save_goes_on(make: Make) -> None:
-    def halves(plan: CompressionPlan, gap: float) -> float:
+    def trains(plan: CompressionPlan, gap: float) -> float:
         return 0.01 * gap
 
-    for hope, state in ((halves, TrialState.COMPLETE), (lambda plan, gap: gap, TrialState.PRUNED)):
+    for hope, state in ((trains, TrialState.COMPLETE), (lambda plan, gap: gap, TrialState.PRUNED)):
         healing = TableHealing({1.0: destroyed})
         bench = make(healing, hope=hope)
         bench.evaluate(0, AS_IT_CAME, "baseline")

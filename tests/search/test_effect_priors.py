@@ -44,6 +44,8 @@ def test_what_was_not_measured_is_taken_for_usual() -> None:
 
 
 def test_costs_are_expected_to_be_as_estimated() -> None:
-    prior = cost_prior(TERMS)
+    rank = Choice(name="rank:a", kind="rank", subject="a", options=("whole", "ratio 0.5"), ordered=True)
+    terms = Terms(SearchSpace(choices=(*SPACE.choices, rank)), REFERENCE)
+    prior = cost_prior(terms)
     assert not np.any(prior.mean)
-    assert (prior.deviation > 0).all()
+    assert prior.deviation[-1] > prior.deviation[0] > 0, "estimates leave ranks out"
