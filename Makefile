@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= runs/demo
-BUDGET ?= 5m
+BUDGET ?= 8m
 
 .PHONY: help search test test-quick lint format bench system clean
 

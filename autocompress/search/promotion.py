@@ -117,7 +117,7 @@ class Promotion:
         worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
-        # what the search will recommend, so it goes first until it is good enough.
+        # what the search will recommend.
         top = min(
             (
                 t
@@ -127,8 +127,6 @@ class Promotion:
             key=self._cost,
             default=None,
         )
-        if top is not None and aim.gap(top) > aim.sure:
-            order.sort(key=lambda trial: trial is not top)
         tried = {trial.plan.digest for trial in trials}
         left, pace = self._seconds_left(), _seconds_a_step(trials)
         for trial in order:
