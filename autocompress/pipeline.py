@@ -41,7 +41,7 @@ from autocompress.report.tables import write_trials
 from autocompress.search.estimates import estimates
 from autocompress.search.hope import hope_of
 from autocompress.search.proposing import proposer_of
-from autocompress.search.recipes import recipes
+from autocompress.search.recipes import measured_recipes
 from autocompress.search.tuner import StopReason, tune
 from autocompress.store.front_keeper import FrontKeeper
 from autocompress.store.manifest import check_same_inputs, make_manifest
@@ -345,11 +345,14 @@ class _Search:
             evaluator=evaluator,
             store=store,
             proposer=proposer,
-            seeds=recipes(
+            seeds=measured_recipes(
                 self._space,
                 self._graph,
                 found,
-                next((costs[o.metric] for o in self._objectives[1:] if o.metric in costs), None),
+                store=store,
+                on_message=self._observer.on_message,
+                objective=self._objectives[min(1, len(self._objectives) - 1)],
+                cost=next((costs[o.metric] for o in self._objectives[1:] if o.metric in costs), None),
             ),
             budget=self._budget,
             on_trial=lambda trial: self._tell(trial, store.trials(), constraints),

@@ -9,16 +9,17 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autocompress.core.errors import AutocompressError
+from autocompress.core.objective import Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan
-from autocompress.core.protocols import Graph
+from autocompress.core.protocols import Graph, TrialStore
 from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Precision
-from autocompress.core.trial import Candidate
+from autocompress.core.trial import Candidate, TrialState
 from autocompress.cost.shares import MacModel
 from autocompress.search.refusals import SIZE_ONLY_REASON
 
@@ -33,6 +34,8 @@ SAVINGS = (0.35, 0.5, 0.65, 0.2)
 SKIPPED_SHARES = (0.43, 0.57, 0.3, 0.15, 0.71)
 #: Those of them that are also tried with the rest made narrower, and the shares of its cost that go.
 NARROWED = {0.3: (0.25,), 0.43: (0.1, 0.2), 0.57: (0.1,)}
+#: Share by which another precision must be cheaper than the usual one to take its place.
+_CLEARLY = 0.05
 #: Ratio options times layers up to which costs are asked of the profile: each asks all layers.
 _MOST_PRICED = 20_000
 #: How many of the most sensitive layers stay float32.
@@ -57,11 +60,63 @@ def recipes(
         The uncompressed baseline first; then uniform precisions, uniform pruning with healing, ranked ones, and one
         pruned candidate without healing.
     """
-    seeds = _Seeds(space, graph, sensitivities or {}, cost)
-    unique: dict[str, Candidate] = {}
-    for candidate in seeds.all():
-        unique.setdefault(candidate.plan.digest, candidate)
-    return list(unique.values())
+    return list(_unique(_Seeds(space, graph, sensitivities or {}, cost).all(lambda usual: usual)))
+
+
+def measured_recipes(
+    space: SearchSpace,
+    graph: Graph,
+    sensitivities: Sensitivities,
+    *,
+    store: TrialStore,
+    objective: Objective,
+    cost: Callable[[CompressionPlan], float] | None = None,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> Iterator[Candidate]:
+    """The same, in the precision that proves cheapest once the uniform ones are in the store.
+
+    A runtime's int8 kernels may be fast and a network slow in them anyway: where they are few, or boundaries many.
+
+    Args:
+        space: as for :func:`recipes`.
+        graph: likewise.
+        sensitivities: likewise.
+        store: asked after the uniform precisions were taken.
+        objective: what is to be cheap.
+        cost: as for :func:`recipes`.
+        on_message: told where that is not the usual one.
+    """
+    seeds = _Seeds(space, graph, sensitivities, cost)
+
+    def cheapest(usual: str) -> str:
+        known = {t.plan.digest: t for t in store.trials() if t.state is TrialState.COMPLETE}
+        losses = {
+            precision.value: objective.loss(trial.value(objective.metric))
+            for precision in Precision
+            if (trial := known.get(seeds.whole(precision.value).plan.digest)) is not None
+            and (precision is Precision.FP32 or seeds.offers(precision))
+        }
+        if usual not in losses:
+            return usual
+        best = min(losses, key=lambda precision: losses[precision])
+        if losses[best] > losses[usual] - _CLEARLY * abs(losses[usual]):
+            return usual
+        named = objective.metric.rpartition("_")[0].replace("_", " ") or objective.metric
+        on_message(
+            f"The {named} of {best} is {losses[best] / losses[usual]:.2f} of {usual}'s: recipes prune in {best}."
+        )
+        return best
+
+    yield from _unique(seeds.all(cheapest))
+
+
+def _unique(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Each plan once."""
+    seen: set[str] = set()
+    for candidate in candidates:
+        if candidate.plan.digest not in seen:
+            seen.add(candidate.plan.digest)
+            yield candidate
 
 
 def anchor(space: SearchSpace, graph: Graph) -> Candidate:
@@ -83,12 +138,18 @@ class _Seeds:
         """One precision throughout."""
         return self._candidate("baseline", precision, {}, precision)
 
-    def all(self) -> Iterator[Candidate]:
+    def all(self, settle: Callable[[str], str]) -> Iterator[Candidate]:
+        """Everything, most valuable first.
+
+        Args:
+            settle: asked once the uniform precisions are taken: from the usual precision of what is pruned to the one
+                that is used.
+        """
         yield self.whole(Precision.FP32.value)
-        fast = self.fast_precision()
         for precision in (Precision.FP16, Precision.BF16, Precision.INT8):
-            if self._offers(precision):
+            if self.offers(precision):
                 yield self.whole(precision.value)
+        fast = settle(self.fast_precision())
         ranked = list(self._ranked(fast))
         uniform = list(self._uniform(fast))
         skipped = list(self._skipped(fast))
@@ -146,7 +207,7 @@ class _Seeds:
 
         The space leaves them out where only speed counts; the anchor is still worth one trial.
         """
-        if self._offers(Precision.INT4):
+        if self.offers(Precision.INT4):
             yield self._candidate("recipe", Precision.INT4.value, {}, "int4")
             return
         hidden = any(r.option == Precision.INT4.value and r.reason == SIZE_ONLY_REASON for r in self.space.refused)
@@ -285,11 +346,12 @@ class _Seeds:
     def fast_precision(self) -> str:
         """What the pruned recipes run in: the lowest precision that most layers compute fast in."""
         for precision in (Precision.INT8, Precision.FP16):
-            if self._offers(precision):
+            if self.offers(precision):
                 return precision.value
         return Precision.FP32.value
 
-    def _offers(self, precision: Precision) -> bool:
+    def offers(self, precision: Precision) -> bool:
+        """Whether any layer may take it."""
         return any(precision.value in c.options for c in self._choices("precision"))
 
     def _choices(self, kind: str) -> list[Choice]:

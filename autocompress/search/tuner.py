@@ -95,7 +95,8 @@ def tune(
         Why it stopped.
     """
     tried = {trial.plan.digest for trial in store.trials()}
-    queue = [seed for seed in seeds if seed.plan.digest not in tried]
+    # Seeds may depend on those before them: each is asked for when it is due.
+    queue = (seed for seed in seeds if seed.plan.digest not in tried)
     number = max((trial.number for trial in store.trials()), default=-1) + 1
     count = len(store.trials())
     while True:
@@ -104,7 +105,7 @@ def tune(
         reason = budget.spent(count)
         if reason is not None:
             return reason
-        candidate = queue.pop(0) if queue else proposer.ask()
+        candidate = next(queue, None) or proposer.ask()
         if candidate is None:
             return StopReason.EXHAUSTED
         try:
@@ -112,6 +113,7 @@ def tune(
         except Interrupted:
             return StopReason.ASKED if should_stop() else StopReason.BUDGET
         store.append(trial)
+        tried.add(trial.plan.digest)
         on_trial(trial)
         number = max(number, trial.number) + 1
         count += 1

@@ -1,5 +1,6 @@
 """The first candidates of a search."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,10 @@ from autocompress.core.layer import GroupMember, LayerInfo, PruneGroup, Role, Sk
 from autocompress.core.objective import Objective
 from autocompress.core.plan import CompressionPlan, DistillationPlan, LayerPlan
 from autocompress.core.space import SearchSpace
-from autocompress.core.trial import Candidate
+from autocompress.core.trial import Candidate, Trial
 from autocompress.cost.shares import MacModel
 from autocompress.hardware.profiles import load_target
-from autocompress.search.recipes import recipes
+from autocompress.search.recipes import measured_recipes, recipes
 from autocompress.search.space_builder import build_space, load_template
 
 INT8 = LayerPlan(weight_bits=8, activation_bits=8)
@@ -63,6 +64,40 @@ SENSITIVITIES = {
 
 def labelled(candidates: list[Candidate]) -> dict[str, Candidate]:
     return {c.label: c for c in candidates}
+
+
+class Store:
+    def __init__(self) -> None:
+        self.items: list[Trial] = []
+
+    def append(self, trial: Trial) -> None:
+        self.items.append(trial)
+
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self.items)
+
+
+@pytest.mark.parametrize(("int8_ms", "precision"), [(0.6, "int8"), (0.98, "int8"), (1.6, "fp32")])
+def test_what_is_pruned_is_in_the_precision_that_proved_fast(
+    int8_ms: float, precision: str, trial_factory: Callable[..., Trial]
+) -> None:
+    store = Store()
+    latency = Objective(metric="latency_ms")
+    labels: list[str] = []
+    said: list[str] = []
+    for candidate in measured_recipes(
+        SPACE, GRAPH, SENSITIVITIES, store=store, objective=latency, on_message=said.append
+    ):
+        labels.append(candidate.label)
+        fast = candidate.label == "int8"
+        store.append(
+            trial_factory(len(labels), latency_ms=int8_ms if fast else 1.0, plan=candidate.plan, source="baseline")
+        )
+    assert labels[:2] == ["fp32", "int8"]
+    assert labels[2] == f"prune 50% + {precision}"
+    assert f"least sensitive, 35% cheaper + {precision}" in labels
+    assert len(set(labels)) == len(labels)
+    assert said == ([] if precision == "int8" else ["The latency of fp32 is 0.62 of int8's: recipes prune in fp32."])
 
 
 def test_the_uncompressed_model_comes_first_and_int8_next() -> None:
