@@ -25,7 +25,7 @@ CONFIRM = TimingPolicy(
     shortest_block_ms=SHORTEST_BLOCK_MS,
     half_width=0.02,
     max_seconds=0.9,
-    patience=3.0,
+    patience=2.0,
     min_blocks=6,
     warmup_seconds=0.1,
 )

@@ -25,6 +25,7 @@ from autocompress.search.aim import Aim
 from autocompress.search.effect_priors import Sensitivities, cost_prior, harm_prior
 from autocompress.search.estimates import Estimate
 from autocompress.search.gains import volume_gains
+from autocompress.search.hope import FAR
 from autocompress.search.known_points import NOTHING, KnownPoint, KnownPoints, refused_options
 from autocompress.search.option_effects import Effects, Prior, Terms, stacked
 from autocompress.search.promotion import SOURCE as PROMOTED
@@ -43,8 +44,6 @@ _WANTED = 6.0
 _HARM_NOISE, _COST_NOISE = 0.15, 0.05
 #: How far draws go from what is most likely, as a share: with dozens of options the luckiest of full draws is fancy.
 _DARING = 0.5
-#: Gaps, in allowed losses, of the points that are changed.
-_FAR = 2.0
 #: How many are changed at least, and at most, the best first.
 _FEWEST, _MOST = 3, 8
 #: Terms times changes that the profile is asked about a proposal, and changes of each point at least.
@@ -177,7 +176,7 @@ class Frontier:
         losses = np.array([[point.gap, *point.costs] for point in scored])
         front = np.flatnonzero(non_dominated_mask(losses))
         near = sorted(front, key=lambda index: float(losses[index, 0]))
-        near = near[: max(_FEWEST, min(_MOST, int((losses[front, 0] <= _FAR * aim.allowed).sum())))]
+        near = near[: max(_FEWEST, min(_MOST, int((losses[front, 0] <= FAR * aim.allowed).sum())))]
         moves = max(_FEWEST_MOVES, _MOST_PRICED // (len(self._terms) * len(near)))
         refused = refused_options(trials)
         beam = [

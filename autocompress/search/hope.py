@@ -12,13 +12,17 @@ from autocompress.core.trial import TrialState
 from autocompress.search.aim import Aim, healing_steps
 from autocompress.search.training_steps import TrainingSteps
 
+#: Gaps after all training, in allowed losses, of which more is not worth training for.
+FAR = 2.0
+
 
 def hope_of(
     space: SearchSpace, store: TrialStore, quality: Objective, constraints: Sequence[Constraint]
 ) -> Callable[[CompressionPlan, float], float]:
     """A function from a plan and its gap to the best quality to the gap after all training that may follow.
 
-    Candidates are first refitted only: one that is worse than what was trained already is not beaten by it yet.
+    Candidates are first refitted only: one that is worse than what was trained already is not beaten by it yet. What
+    stays far from the loss allowed even then is judged as it is.
     """
     steps = TrainingSteps.of(space)
 
@@ -27,6 +31,8 @@ def hope_of(
         complete = [trial for trial in store.trials() if trial.state is TrialState.COMPLETE]
         if not times or not complete:
             return gap
-        return Aim.of(complete, quality, constraints).hoped_gap(gap, healing_steps(plan), times)
+        aim = Aim.of(complete, quality, constraints)
+        hoped = aim.hoped_gap(gap, healing_steps(plan), times)
+        return hoped if hoped <= FAR * aim.allowed else gap
 
     return hope
