@@ -27,12 +27,7 @@ class LatencyScorer(Protocol):
         """A quick figure, taken before anything dear is done."""
 
     def confirm(
-        self,
-        graph: ModelGraph,
-        plan: CompressionPlan,
-        screened: Measurement,
-        *,
-        decides: bool = True,
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
     ) -> Measurement:
         """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one."""
 

@@ -114,12 +114,11 @@ class Frontier:
         self._inner = inner
         self._space = space
         self._estimates = estimates
-        self._reference = dict(reference)
         self._store = store
         self._objectives = tuple(objectives)
         self._constraints = tuple(constraints)
         self._seed = seed
-        self._terms = Terms(space, self._reference)
+        self._terms = Terms(space, reference)
         self._points = KnownPoints(space, self._terms, estimates, objectives, constraints)
         self._removes = np.array([term.choice.kind != "precision" for term in self._terms.terms], bool)
         self._inside = {
@@ -129,7 +128,7 @@ class Frontier:
             for choice in self._terms.choices
             if choice.kind == "skip"
         }
-        self._harm = harm_prior(self._terms, self._reference, sensitivities)
+        self._harm = harm_prior(self._terms, reference, sensitivities)
 
     def ask(self) -> Candidate | None:
         """A changed point of the front in its turn, else what the inner proposer says; None when neither has any."""

@@ -169,7 +169,8 @@ def test_a_careful_figure_well_above_another_of_the_same_plan_is_taken_again() -
     screened = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
     scorer.confirm("short", PLAN, screened, decides=False)  # type: ignore[arg-type]
     scorer.confirm("first", PLAN, screened)  # type: ignore[arg-type]
-    scorer.confirm("busy", longer, screened)  # type: ignore[arg-type]
+    again = scorer.confirm("busy", longer, screened)  # type: ignore[arg-type]
+    assert again.details["other_ms"] == pytest.approx(6.0)
     scorer.confirm("calm", longer, screened)  # type: ignore[arg-type]
     asked = [name for name, *_ in runtime.asked]
     assert asked == ["draft", "short", "first", "busy", "busy", "calm"]
