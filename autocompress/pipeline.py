@@ -398,7 +398,8 @@ class _Search:
         build = SingleChanges(
             self._compressor, self._runner.build, self._healing(over, refit_samples=_ROUGH_SAMPLES, capacity=2)
         )
-        build.settle(self._space.choices, _LONGEST_REFITS if share is None else share)
+        if build.settle(self._space.choices, _LONGEST_REFITS if share is None else share):
+            self._observer.on_message("Sensitivities of what is left out are taken after a refit of the rest.")
         found = sensitivities(
             self._space.choices,
             build=build,

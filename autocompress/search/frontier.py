@@ -269,7 +269,8 @@ class Frontier:
         """``(n_terms, n_objectives)`` a draw of what each adds to ``log(1 + gap / allowed)`` and ``log(costs)``."""
         rows = stacked(self._terms, [point.assignment for point in known])
         told = np.array([math.isfinite(point.gap) for point in known])
-        gaps, errors = (np.array([getattr(p, name) for p in known])[told] for name in ("gap", "error"))
+        gaps = np.array([point.gap for point in known])[told]
+        errors = np.array([point.error for point in known])[told]
         harms, noise = np.log1p(gaps / aim.allowed), np.hypot(errors / (aim.allowed + gaps), _HARM_NOISE)
         harm = _drawn(self._harm, rows[told], harms, noise, rng)
         # What leaves something out wins no quality.
