@@ -153,7 +153,7 @@ class DistillationPlan:
     Args:
         reconstruct: whether layers are first refitted in closed form, by least squares (He et al. 2017, section 3).
         steps: optimizer steps of the full budget after that; 0 re-estimates BatchNorm only where nothing is refitted.
-        learning_rate: peak rate of the cosine schedule.
+        learning_rate: peak rate; it falls through the last two fifths of the steps.
         temperature: softens both distributions of the Kullback-Leibler loss.
         batch_size: samples a step.
         feature_weight: of the loss on features inside the network (Romero et al. 2015, section 2.2); 0 leaves it out.

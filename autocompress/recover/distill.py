@@ -32,7 +32,7 @@ from autocompress.recover.features import (
 from autocompress.recover.losses import distillation_loss
 from autocompress.recover.parallel import Parts
 from autocompress.recover.samples import TeacherSamples
-from autocompress.recover.schedule import cosine
+from autocompress.recover.schedule import trapezoid
 
 Key = TypeVar("Key")
 
@@ -72,8 +72,9 @@ class HealResult:
 class Distiller:
     """Heals pruned graphs against their uncompressed teacher (Hinton et al. 2015), without labels.
 
-    Trains all weights, BatchNormalization in training mode, on a cosine schedule with a short warm-up and clipped
-    gradients; then re-estimates BatchNormalization on the data as it is. Two calls of half the steps give the same
+    Trains all weights, BatchNormalization in training mode, at a rate that stays at its peak and falls at the end
+    (:mod:`autocompress.recover.schedule`), with clipped gradients; then re-estimates BatchNormalization on the data as
+    it is. Two calls of half the steps give the same
     weights as one call of all, and the same seed gives the same weights. Images are kept channels last: oneDNN reorders
     every operand of a convolution otherwise.
 
@@ -214,7 +215,7 @@ class Distiller:
             # Always in the same order: the same seed gives the same weights.
             parameter.grad = sum((gradients[position] for _, gradients in found[1:]), start=found[0][1][position])
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * cosine(step, plan.steps)
+            group["lr"] = group["initial_lr"] * trapezoid(step, plan.steps)
         torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
         optimizer.step()
         return value

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 
+#: Steps that the rate rises.
+WARM_UP = 4
+#: Share of the steps, at the end, that the rate falls.
+COOL_DOWN = 0.4
 
-def cosine(step: int, steps: int, *, warm_up: float = 0.1) -> float:
-    """Share of the peak learning rate at one step: a linear warm-up, then half a cosine to 0.
 
-    Loshchilov and Hutter 2017, "SGDR", equation 5, with one period and after a linear warm-up.
+def stable_until(steps: int) -> int:
+    """Steps of a run of ``steps`` after which its rate begins to fall; until then every longer run takes the same."""
+    return round(steps * (1.0 - COOL_DOWN))
+
+
+def trapezoid(step: int, steps: int) -> float:
+    """Share of the peak learning rate at one step: a short linear warm-up, the peak, then ``1 - sqrt`` towards 0.
+
+    Haegele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", section 3: as
+    good as a cosine, and a longer run goes on from the stable part of a shorter one.
 
     Args:
         step: counted from 0.
         steps: of the whole run; a step past it gives the last step's rate.
-        warm_up: share of the steps that the rate rises.
 
     Returns:
         A factor in ``(0, 1]``.
     """
-    rising = round(steps * warm_up)
-    if step < rising:
-        return (step + 1) / rising
-    done = (min(step, steps - 1) - rising) / max(1, steps - rising)
-    return 0.5 * (1.0 + math.cos(math.pi * done))
+    rising = min(1.0, (step + 1) / WARM_UP)
+    start = stable_until(steps)
+    if step < start:
+        return rising
+    return rising * (1.0 - math.sqrt((min(step, steps - 1) - start + 1) / (steps - start + 1)))

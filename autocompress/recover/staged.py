@@ -5,31 +5,60 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from autocompress.compress.sparsify import sparsity_masks
 from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.hardware.host import memory_bytes
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
 from autocompress.recover.features import Kept
 from autocompress.recover.reconstruct import REFIT_SAMPLES, Reconstruction
+from autocompress.recover.schedule import stable_until
 
 T = TypeVar("T")
+#: Share of the memory that trained weights may be remembered in.
+MEMORY_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Where training may go on: weights alone are not enough for that."""
+
+    graph: ModelGraph
+    state: HealState
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A structure's healing so far: graphs by steps done, and the trainer's state after the furthest unfinished one."""
+    """A structure's healing so far.
 
-    graphs: dict[int, ModelGraph]
-    state: HealState | None = None
+    Args:
+        graphs: by the steps of the whole run and those that were taken.
+        stable: the furthest stop at which the rate had not begun to fall: runs of other lengths go on from there too.
+        late: the furthest unfinished stop behind that, by the steps of the whole run.
+    """
+
+    graphs: dict[tuple[int, int], ModelGraph] = field(default_factory=dict)
+    stable: _Stop | None = None
+    late: dict[int, _Stop] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weights, and of the optimizer's memory of each stop: about as much again."""
+        stops = [*self.late.values(), *([] if self.stable is None else [self.stable])]
+        graphs = {id(graph): graph for graph in self.graphs.values()}
+        return sum(_nbytes(graph) for graph in graphs.values()) + 2 * sum(_nbytes(stop.graph) for stop in stops)
 
 
 class StagedHealing:
     """Heals pruned graphs up to a share of their plan's steps and continues where an earlier call stopped.
+
+    A plan of more steps goes on from one of fewer, where the rate of that had not begun to fall; the weights are those
+    of a run of its own.
 
     First layers are refitted in closed form (:mod:`autocompress.recover.reconstruct`), unless the plan says otherwise;
     training begins there.
@@ -64,7 +93,8 @@ class StagedHealing:
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._refitted: OrderedDict[str, ModelGraph] = OrderedDict()
+        self._starts: OrderedDict[str, ModelGraph] = OrderedDict()
+        self._most_bytes = MEMORY_SHARE * memory_bytes()
         self._should_stop = should_stop
         self._kept = kept
 
@@ -80,45 +110,83 @@ class StagedHealing:
             A graph of the same structure with new weights.
         """
         healing = plan.distillation or DistillationPlan()
-        entry = _recent(self._entries, plan.structure_digest, lambda: _Entry(graphs={}), self._capacity)
         until = math.ceil(healing.steps * share)
-        if until in entry.graphs:
-            return entry.graphs[until]
-        kept = {} if self._kept is None else self._kept(plan)
-        masks = sparsity_masks(pruned, plan)
-        start = pruned
-        if healing.reconstruct:
-            # However long it is trained afterwards.
-            structure = plan.replace(distillation=None).structure_digest
-            start = _recent(
-                self._refitted,
-                structure,
-                lambda: self._reconstruction.refit(pruned, kept, without=masks),
-                self._capacity,
-            )
-        elif until == 0:
-            start = reestimate_batch_norm(pruned, self._dataset)
         if until == 0:
-            entry.graphs[0] = start
-            return start
-        # Weights alone are not enough to go on from: the state belongs to one of the remembered graphs only.
-        done = entry.state.step if entry.state is not None and entry.state.step < until else 0
-        result = self._distiller.heal(
-            entry.graphs[done] if done else start,
-            healing,
-            steps=until - done,
-            start_step=done,
-            state=entry.state if done else None,
-            should_stop=self._should_stop,
-            kept=kept,
-            masks=masks,
-        )
-        entry.graphs[until] = result.graph
-        if until == healing.steps:
-            entry.state = None
-        elif healing.steps not in entry.graphs and (entry.state is None or entry.state.step < until):
-            entry.state = result.state
-        return result.graph
+            return self._untrained(pruned, plan, healing)
+        alike = plan.replace(distillation=replace(healing, steps=0)).structure_digest
+        entry = _recent(self._entries, alike, _Entry, self._capacity)
+        if (healing.steps, until) not in entry.graphs:
+            start = self._untrained(pruned, plan, healing) if healing.reconstruct else pruned
+            entry.graphs[healing.steps, until] = self._train(start, plan, healing, until, entry)
+            self._forget()
+        return entry.graphs[healing.steps, until]
+
+    def _untrained(self, pruned: ModelGraph, plan: CompressionPlan, healing: DistillationPlan) -> ModelGraph:
+        """Refitted, or with new statistics only; the same however long it is trained afterwards."""
+
+        def make() -> ModelGraph:
+            if not healing.reconstruct:
+                return reestimate_batch_norm(pruned, self._dataset)
+            return self._reconstruction.refit(pruned, self._kept_of(plan), without=sparsity_masks(pruned, plan))
+
+        alike = plan.replace(distillation=DistillationPlan(reconstruct=healing.reconstruct))
+        return _recent(self._starts, alike.structure_digest, make, self._capacity)
+
+    def _kept_of(self, plan: CompressionPlan) -> Kept:
+        return {} if self._kept is None else self._kept(plan)
+
+    def _train(
+        self,
+        start: ModelGraph,
+        plan: CompressionPlan,
+        healing: DistillationPlan,
+        until: int,
+        entry: _Entry,
+    ) -> ModelGraph:
+        """From the furthest stop that leads to ``until`` steps, or from the start."""
+        kept, masks = self._kept_of(plan), sparsity_masks(start, plan)
+        stable = min(until, stable_until(healing.steps))
+        stop = entry.late.get(healing.steps)
+        if stop is None or stop.state.step > until:
+            stop = entry.stable if entry.stable is not None and entry.stable.state.step <= stable else None
+        done = 0 if stop is None else stop.state.step
+        for goal in sorted({stable, until}):
+            if goal > done:
+                result = self._distiller.heal(
+                    start if stop is None else stop.graph,
+                    healing,
+                    steps=goal - done,
+                    start_step=done,
+                    state=None if stop is None else stop.state,
+                    should_stop=self._should_stop,
+                    kept=kept,
+                    masks=masks,
+                )
+                done, stop = goal, _Stop(result.graph, result.state)
+                self._note(stop, healing.steps, entry)
+        assert stop is not None
+        return stop.graph
+
+    def _forget(self) -> None:
+        """Forget what was trained longest ago while all of it is too large."""
+        while len(self._entries) > 1 and sum(entry.nbytes for entry in self._entries.values()) > self._most_bytes:
+            self._entries.popitem(last=False)
+
+    @staticmethod
+    def _note(stop: _Stop, steps: int, entry: _Entry) -> None:
+        """Remember a stop of a run of ``steps`` if it is the furthest of its kind."""
+        done = stop.state.step
+        if done <= stable_until(steps):
+            if entry.stable is None or entry.stable.state.step < done:
+                entry.stable = stop
+        elif done == steps:
+            entry.late.pop(steps, None)
+        elif steps not in entry.late or entry.late[steps].state.step < done:
+            entry.late[steps] = stop
+
+
+def _nbytes(graph: ModelGraph) -> int:
+    return sum(array.nbytes for array in graph.initializers.values())
 
 
 def _recent(memory: OrderedDict[str, T], key: str, make: Callable[[], T], capacity: int) -> T:

@@ -26,6 +26,9 @@ _HALVED = 10.0
 _PRIOR_GAP = 2.0
 #: Share of the loss allowed that is aimed at, however rough the figures are.
 _LEAST_SHARE = 0.5
+#: Shares of that loss at which the cheapest point is wanted: samples flatter what was chosen by them, and a point that
+#: loses less on them is there for those who want to be surer.
+_WANTED_SHARES = (1.0, 0.65, 0.3)
 #: Losses, in allowed ones, up to which trials tell how rough the figures are.
 _NEAR = 3.0
 
@@ -81,9 +84,9 @@ class Aim:
         )
 
     @property
-    def limits(self) -> tuple[float, float]:
-        """Gaps whose cheapest points are wanted most: all that is allowed for sure, and half of it for the careful."""
-        return self.sure, 0.5 * self.sure
+    def limits(self) -> tuple[float, ...]:
+        """Gaps whose cheapest points are wanted most: all that is allowed for sure, and parts of it for the careful."""
+        return tuple(share * self.sure for share in _WANTED_SHARES)
 
     def gap(self, trial: Trial) -> float:
         """Loss of quality beyond the best."""

@@ -20,8 +20,9 @@ from autocompress.search.tuner import Proposer
 
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
 _WANTED = 6.0
-#: Share of the time of all trials that longer healing may take.
-SHARE = 0.5
+#: Share of the time of all trials that longer healing may take, and what it is once so many trials have shown what there
+#: is to train.
+SHARE, LATER_SHARE, MANY = 0.4, 0.65, 40
 SOURCE = "promotion"
 
 
@@ -78,7 +79,8 @@ class Promotion:
         """Whether training takes no more than its share of the time, this candidate's included."""
         expected = _seconds_a_step(trials) * healing_steps(candidate.plan)
         spent = sum(_seconds(trial) for trial in trials if trial.candidate.source == SOURCE)
-        return spent + expected <= SHARE * (sum(map(_seconds, trials)) + expected)
+        share = SHARE if len(trials) < MANY else LATER_SHARE
+        return spent + expected <= share * (sum(map(_seconds, trials)) + expected)
 
     def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
         """The candidate with the fewest steps: whether it deserves more is not known yet."""

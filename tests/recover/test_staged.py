@@ -178,3 +178,44 @@ def test_another_rank_is_another_structure(staged: StagedHealing, steps: Steps, 
     staged.heal(small_pruned, PLAN, 0.25)
     staged.heal(small_pruned, PLAN.replace(layers={"*": LayerPlan(rank=RankPlan(ratio=0.25))}), 0.25)
     assert steps.count == 8
+
+
+def test_a_longer_plan_goes_on_from_where_the_rate_of_a_shorter_one_began_to_fall(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    staged.heal(small_pruned, PLAN, 0.25)
+    staged.heal(small_pruned, PLAN)
+    longer = PLAN.replace(distillation=replace(HEALING, steps=40))
+    before = steps.count
+    quarter, whole = (staged.heal(small_pruned, longer, share) for share in (0.25, 1.0))
+    assert steps.since(before) == 40 - 10
+    for share, graph in ((0.25, quarter), (1.0, whole)):
+        assert same_weights(graph, make().heal(small_pruned, longer, share))
+
+
+def test_a_shorter_plan_after_a_longer_one_is_trained_from_the_start(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    staged.heal(small_pruned, PLAN.replace(distillation=replace(HEALING, steps=40)))
+    before = steps.count
+    found = staged.heal(small_pruned, PLAN)
+    assert steps.since(before) == 16
+    assert same_weights(found, make().heal(small_pruned, PLAN))
+
+
+def test_trained_weights_are_forgotten_while_they_are_too_large(
+    small: ModelGraph,
+    unlabelled: Any,
+    steps: Steps,
+    small_pruned: ModelGraph,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autocompress.recover.staged.memory_bytes", lambda: 0)
+    staged = StagedHealing(small, unlabelled, threads=1, should_stop=steps)
+    quarter = staged.heal(small_pruned, PLAN, 0.25)
+    # The last one stays.
+    assert staged.heal(small_pruned, PLAN, 0.25) is quarter
+    staged.heal(small_pruned, PLAN.replace(importance="random"), 0.25)
+    before = steps.count
+    staged.heal(small_pruned, PLAN, 0.25)
+    assert steps.since(before) == 4

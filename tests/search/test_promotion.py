@@ -117,7 +117,7 @@ def test_what_users_ask_for_most_is_promoted_first(trial_factory: Callable[..., 
     """The cheapest point near the loss that is allowed goes before one that may gain more far below it."""
     trials = [
         trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
-        trial_factory(1, accuracy=0.945, latency_ms=2.0, plan=_plan(0.1, 80)),
+        trial_factory(1, accuracy=0.948, latency_ms=2.0, plan=_plan(0.1, 80)),
         trial_factory(2, accuracy=0.937, latency_ms=1.5, plan=_plan(0.25, 80), label="near the limit"),
         trial_factory(3, accuracy=0.60, latency_ms=0.5, plan=_plan(0.5, 80)),
     ]
@@ -175,7 +175,7 @@ def test_training_takes_no_more_than_its_share_of_the_time(trial_factory: Callab
         _taking(1.0, trial_factory(3, accuracy=0.90, latency_ms=0.8, plan=_plan(0.5, 0))),
     ]
     assert _promotion(trials, OTHER).ask() is OTHER, "30 of 71 s are spent on it, 240 steps would make it 120 of 161"
-    explored = _taking(100.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
+    explored = _taking(150.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
     found = _promotion([*trials, explored], OTHER).ask()
     assert found is not None
     assert found.plan == _plan(0.25, 240)
