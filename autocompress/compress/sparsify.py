@@ -60,6 +60,8 @@ def sparse_layers(plan: CompressionPlan, graph: ModelGraph) -> dict[str, Sparsit
 
 def sparsity_masks(graph: ModelGraph, plan: CompressionPlan) -> dict[str, Mask]:
     """Weight initializer to where it is not zero, for the layers that the plan makes sparse: training keeps to it."""
+    if not plan.sparsities:
+        return {}
     weights = {layer.name: layer.weight for layer in graph.layers()}
     return {weights[name]: graph.initializers[weights[name]] != 0 for name in sparse_layers(plan, graph)}
 

@@ -33,6 +33,7 @@ from autocompress.recover.fit_points import FitPoint, fit_points
 from autocompress.recover.layer_rows import rows_between
 from autocompress.recover.least_squares import NormalEquations, Part, best_change
 from autocompress.recover.lesson import Lesson, Taught, positions, rows_of
+from autocompress.recover.untouched import untouched_values
 
 #: A layer whose output is this near already (relative squared error) stays as it is.
 NEAR = 1e-7
@@ -95,7 +96,7 @@ class Reconstruction:
         if len(self._dataset) == 1:
             return pruned
         with self._all_threads():
-            walk = _Refit(pruned, self._lesson, kept, without)
+            walk = _Refit(pruned, self._lesson, kept, without, untouched_values(pruned, self._teacher))
 
             def before(node: OperatorNode, read: list[list[Any]]) -> None:
                 self._ask(node, read)
@@ -142,7 +143,14 @@ class Reconstruction:
 class _Refit:
     """Watches a graph run and refits each of its layers just before it runs."""
 
-    def __init__(self, graph: ModelGraph, lesson: Lesson, kept: Kept, without: Collection[str]) -> None:
+    def __init__(
+        self,
+        graph: ModelGraph,
+        lesson: Lesson,
+        kept: Kept,
+        without: Collection[str],
+        untouched: Collection[str],
+    ) -> None:
         self.module = GraphModule(graph, channels_last=True).eval()
         self._lesson = lesson.values
         self._kept = kept
@@ -151,6 +159,7 @@ class _Refit:
         self._own = {name for name in self.module.named_initializers() if len(values[name].uses()) == 1}
         points = fit_points(graph, without=without)
         self._points = {node: point for node, point in points.items() if self._own >= point.initializers}
+        self._untouched = untouched
         self._names = {str(node.name): str(node.outputs[0].name) for node in graph.model.graph}
         self._others: dict[str, list[FitPoint]] = defaultdict(list)
         for point in self._points.values():
@@ -161,6 +170,10 @@ class _Refit:
 
     def before(self, node: OperatorNode, read: list[list[Any]]) -> None:
         point = self._points.pop(node.name, None)
+        if self._names.get(node.name) in self._untouched and (
+            point is None or point.other is None or point.other in self._untouched
+        ):
+            return
         if point is not None:
             self._fit(point, node, [inputs[0] for inputs in read])
         elif node.op_type == "BatchNormalization":
@@ -196,7 +209,7 @@ class _Refit:
         if not _near(itertools.chain([first], map(part, used[1:] + judging)), wanted):
             intercept = point.bias is not None or point.batch_norm is not None
             equations = NormalEquations(groups, inputs, outputs, intercept=intercept)
-            change = best_change(equations, itertools.chain([first], map(part, used[1:])), [*map(part, judging)])
+            change = best_change(equations, itertools.chain([first], map(part, used[1:])), map(part, judging))
             if change is not None:
                 found = layer.weight + change[0]
                 layer.replace(found, layer.bias + change[1], equations.output_moments)

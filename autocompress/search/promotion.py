@@ -20,8 +20,8 @@ from autocompress.search.tuner import Proposer
 
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
 _WANTED = 6.0
-#: Share of the time of all trials that longer healing may take, and what it is once so many trials have shown what there
-#: is to train.
+#: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
+#: to train.
 SHARE, LATER_SHARE, MANY = 0.4, 0.65, 40
 SOURCE = "promotion"
 

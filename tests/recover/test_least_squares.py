@@ -73,7 +73,7 @@ def test_moments_of_outputs_are_those_of_the_rows_wherever_their_mean_is(mean: f
 def test_inputs_that_are_always_zero_keep_their_weights() -> None:
     rows = ROWS.copy()
     rows[:, :, 2] = 0.0
-    found, _ = sums(rows, outputs(ROWS, TRUE, BIAS), intercept=True).change(RIDGES[0])
+    found, _ = sums(rows, outputs(ROWS, TRUE, BIAS), intercept=True).change(min(RIDGES))
     np.testing.assert_allclose(found[:, :, 2], 0.0, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_rows_that_are_not_finite_change_nothing() -> None:
 def test_it_is_made_from_all_rows_with_the_pull_that_the_judging_rows_like_best() -> None:
     lacking = outputs(ROWS, TRUE) + 0.1 * RNG.normal(size=(3, 200, 4)).astype(np.float32)
     found, _ = change(ROWS, lacking, used=150)
-    wanted, _ = sums(ROWS, lacking, intercept=False).change(RIDGES[0])
+    wanted, _ = sums(ROWS, lacking, intercept=False).change(min(RIDGES))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
