@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -24,8 +23,6 @@ from autocompress.evaluate.evaluator import CandidateEvaluator, LatencyScorer
 from autocompress.evaluate.finalists import calm_levels
 from autocompress.evaluate.further_metrics import MetricScorer, metric_scorers, said_of
 from autocompress.evaluate.latency import EstimatedLatency, MeasuredLatency
-from autocompress.evaluate.sensitivity import sensitivities
-from autocompress.evaluate.single_changes import SingleChanges
 from autocompress.finish import Watch, busy_message, measure_again, reserve_seconds, score_on_test_set
 from autocompress.hardware.host import host_fingerprint, usable_cores
 from autocompress.measure.device import DeviceWatch
@@ -34,7 +31,6 @@ from autocompress.measure.runtimes.tvm import TvmRuntime
 from autocompress.measure.store import MeasurementStore
 from autocompress.outcome import outcome_of, record_of, write_documents, write_space
 from autocompress.prepare import Prepared, constraints_of, prepare, usual_folder
-from autocompress.recover.reconstruct import REFIT_SAMPLES
 from autocompress.recover.staged import StagedHealing
 from autocompress.report.progress import hypervolume_share
 from autocompress.report.tables import write_trials
@@ -43,6 +39,7 @@ from autocompress.search.hope import hope_of
 from autocompress.search.proposing import proposer_of
 from autocompress.search.recipes import measured_recipes
 from autocompress.search.tuner import StopReason, tune
+from autocompress.sensing import sensitivities_of
 from autocompress.store.front_keeper import FrontKeeper
 from autocompress.store.manifest import check_same_inputs, make_manifest
 from autocompress.store.optuna_store import OptunaStore
@@ -51,12 +48,6 @@ from autocompress.store.run_log import LoggedObserver
 
 #: Samples on which an artifact must say the same on the device as here.
 AGREEING_SAMPLES = 4
-#: Share of a time budget for sensitivities.
-SENSITIVITY_SHARE = 0.12
-#: Samples that sensitivities are taken on: what is left after a refit is little, and skips differ by less.
-_JUDGING_SAMPLES = 128
-#: Samples that layers are refitted to for sensitivities, and the longest that takes without a time budget, seconds.
-_ROUGH_SAMPLES, _LONGEST_REFITS = 64, 300.0
 _REFERENCE = TimingPolicy(block_ms=100.0, half_width=0.01, max_seconds=4.0, min_blocks=8)
 
 
@@ -302,7 +293,17 @@ class _Search:
         reason = StopReason.ASKED if stop() else self._budget.spent(len(store.trials()))
         if reason is not None:
             return reason
-        found = self._sensitivities()
+        found = sensitivities_of(
+            self._space.choices,
+            run=self._run,
+            compressor=self._compressor,
+            build=self._runner.build,
+            reference=self._reference,
+            dataset=self._data.train,
+            seed=self._request.seed,
+            budget_seconds=self._budget.seconds,
+            observer=self._observer,
+        )
 
         def give_up() -> bool:
             return stop() or self._budget.overrun()
@@ -359,9 +360,7 @@ class _Search:
             should_stop=stop,
         )
 
-    def _healing(
-        self, should_stop: Callable[[], bool], refit_samples: int = REFIT_SAMPLES, capacity: int = 24
-    ) -> StagedHealing | None:
+    def _healing(self, should_stop: Callable[[], bool]) -> StagedHealing | None:
         """None where torch cannot run the graph."""
         if self._graph.untrainable:
             return None
@@ -369,8 +368,6 @@ class _Search:
             self._graph,
             self._data.train,
             seed=self._request.seed,
-            refit_samples=refit_samples,
-            capacity=capacity,
             should_stop=should_stop,
             kept=self._compressor.kept_values,
         )
@@ -381,39 +378,6 @@ class _Search:
         elapsed = self._before + self._budget.elapsed()
         self._observer.on_trial(trial, front, share, elapsed, self._request.budget_seconds)
         write_trials(self._run.trials_csv, trials, front)
-
-    def _sensitivities(self) -> dict[str, dict[str, float]]:
-        """One at a time, from the run folder where an earlier session took them."""
-        known = self._run.read_json(self._run.sensitivities)
-        if known is not None:
-            return dict(known)
-        share = None if self._budget.seconds is None else SENSITIVITY_SHARE * self._budget.seconds
-        started = time.monotonic()
-
-        def over() -> bool:
-            spent = time.monotonic() - started > (_LONGEST_REFITS if share is None else share)
-            return spent or self._observer.should_stop()
-
-        self._observer.on_stage(-1, "", "sensitivities")
-        build = SingleChanges(
-            self._compressor, self._runner.build, self._healing(over, refit_samples=_ROUGH_SAMPLES, capacity=2)
-        )
-        if build.settle(self._space.choices, _LONGEST_REFITS if share is None else share):
-            self._observer.on_message("Sensitivities of what is left out are taken after a refit of the rest.")
-        found = sensitivities(
-            self._space.choices,
-            build=build,
-            reference=self._reference,
-            dataset=self._data.train,
-            samples=_JUDGING_SAMPLES,
-            seed=self._request.seed,
-            budget_seconds=None if share is None else max(0.0, share - (time.monotonic() - started)),
-            on_progress=lambda done, total: self._observer.on_stage(-1, f"{done} of {total}", "sensitivities"),
-            should_stop=self._observer.should_stop,
-        )
-        if not self._observer.should_stop():
-            self._run.write_json(self._run.sensitivities, found)
-        return found
 
     def _away(self, seconds: float) -> None:
         """A device was waited for: neither a stage nor the budget is charged with it."""

@@ -57,13 +57,14 @@ class Lesson:
         teacher: the uncompressed graph.
         samples: of each batch that it will run over.
         seed: of the places.
+        rows: least and greatest number for each layer.
 
     Attributes:
         values: name to what is kept of it.
         module: what to run.
     """
 
-    def __init__(self, teacher: ModelGraph, samples: Sequence[int], *, seed: int) -> None:
+    def __init__(self, teacher: ModelGraph, samples: Sequence[int], *, seed: int, rows: tuple[int, int] = ROWS) -> None:
         self.values: dict[str, Taught] = {}
         self._samples = samples
         self._seed = seed
@@ -74,12 +75,12 @@ class Lesson:
         self._needs: dict[str, tuple[int, int]] = {}
         order = {str(value.name): at for at, node in enumerate(teacher.model.graph) for value in node.outputs}
         for point in fit_points(teacher).values():
-            rows = min(max(ROWS[0], ROWS_AN_INPUT * point.inputs), ROWS[1])
+            wanted = min(max(rows[0], ROWS_AN_INPUT * point.inputs), rows[1])
             names = [point.output] if point.total is None else [point.output, point.total]
             if _is_fitted_by_its_sum(teacher, point, order):
                 del names[0]
             for name in names if point.inputs <= MOST_INPUTS else ():
-                self._needs[name] = (max(rows, self._needs.get(name, (0, 0))[0]), point.axis)
+                self._needs[name] = (max(wanted, self._needs.get(name, (0, 0))[0]), point.axis)
 
     def after(self, node: OperatorNode, written: list[Any]) -> None:
         """Keep what a node of :attr:`module` wrote for each batch, if a layer is fitted to it."""

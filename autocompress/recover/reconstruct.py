@@ -32,7 +32,7 @@ from autocompress.recover.features import Kept
 from autocompress.recover.fit_points import FitPoint, fit_points
 from autocompress.recover.layer_rows import rows_between
 from autocompress.recover.least_squares import NormalEquations, Part, best_change
-from autocompress.recover.lesson import Lesson, Taught, positions, rows_of
+from autocompress.recover.lesson import ROWS, Lesson, Taught, positions, rows_of
 from autocompress.recover.untouched import untouched_values
 
 #: A layer whose output is this near already (relative squared error) stays as it is.
@@ -54,6 +54,7 @@ class Reconstruction:
         samples: at most this many, spread evenly over the data; fewer where values inside the network are large.
         threads: of torch; default all cores this process may use.
         seed: of the positions that are looked at.
+        rows: least and greatest number of these for each layer.
         should_stop: asked before each node.
     """
 
@@ -65,6 +66,7 @@ class Reconstruction:
         samples: int = REFIT_SAMPLES,
         threads: int | None = None,
         seed: int = 0,
+        rows: tuple[int, int] = ROWS,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._teacher = teacher
@@ -72,6 +74,7 @@ class Reconstruction:
         self._samples = samples
         self._threads = threads or usable_cores()
         self._seed = seed
+        self._rows = rows
         self._should_stop = should_stop
 
     @torch.no_grad()
@@ -135,7 +138,7 @@ class Reconstruction:
 
     @cached_property
     def _lesson(self) -> Lesson:
-        lesson = Lesson(self._teacher, [len(batch[0]) for batch in self._batches], seed=self._seed)
+        lesson = Lesson(self._teacher, [len(batch[0]) for batch in self._batches], seed=self._seed, rows=self._rows)
         lesson.module.walk(self._batches, before=self._ask, after=lesson.after)
         return lesson
 

@@ -16,6 +16,7 @@ from autocompress.hardware.host import memory_bytes
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
 from autocompress.recover.features import Kept
+from autocompress.recover.lesson import ROWS
 from autocompress.recover.reconstruct import REFIT_SAMPLES, Reconstruction
 from autocompress.recover.schedule import stable_until
 
@@ -68,6 +69,7 @@ class StagedHealing:
         dataset: training samples; labels are not used.
         seed: of the sample order.
         refit_samples: that layers are refitted to.
+        refit_rows: least and greatest number of positions in them that are looked at for each layer.
         threads: of torch while healing; default all cores this process may use.
         capacity: structures to remember; the least recently used is forgotten.
         should_stop: asked at each step.
@@ -81,6 +83,7 @@ class StagedHealing:
         *,
         seed: int = 0,
         refit_samples: int = REFIT_SAMPLES,
+        refit_rows: tuple[int, int] = ROWS,
         threads: int | None = None,
         capacity: int = 24,
         should_stop: Callable[[], bool] = lambda: False,
@@ -88,7 +91,13 @@ class StagedHealing:
     ) -> None:
         self._distiller = Distiller(teacher, dataset, seed=seed, threads=threads)
         self._reconstruction = Reconstruction(
-            teacher, dataset, samples=refit_samples, seed=seed, threads=threads, should_stop=should_stop
+            teacher,
+            dataset,
+            samples=refit_samples,
+            seed=seed,
+            rows=refit_rows,
+            threads=threads,
+            should_stop=should_stop,
         )
         self._dataset = dataset
         self._capacity = capacity

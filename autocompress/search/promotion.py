@@ -22,7 +22,7 @@ from autocompress.search.tuner import Proposer
 _WANTED = 6.0
 #: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
 #: to train.
-SHARE, LATER_SHARE, MANY = 0.4, 0.65, 40
+SHARE, LATER_SHARE, MANY = 0.33, 0.65, 40
 SOURCE = "promotion"
 
 
