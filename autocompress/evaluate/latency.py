@@ -66,8 +66,8 @@ class MeasuredLatency:
         self._confirm = confirm
         self._agreement = agreement
         self._screened: dict[str, Measurement] = {}
-        #: Least careful figure of each plan, however long it was trained, milliseconds.
-        self._least: dict[str, float] = {}
+        #: The careful figure of each plan, however long it was trained.
+        self._careful: dict[str, Measurement] = {}
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """A quick figure; weights do not matter for it, so healing more or less of the same plan does not change it."""
@@ -81,25 +81,32 @@ class MeasuredLatency:
     ) -> Measurement:
         """A figure of the graph that would ship: a careful one where it ``decides``, else a quick one.
 
-        Weights do not matter for it: a careful figure well above one of the same plan in this session was disturbed,
-        however well its turns agree, and is taken again.
+        Weights do not matter for it, so a plan has one careful figure in a session, however long it is trained: it
+        stands for this graph too where a short look at this one agrees (``details["look_ms"]``). Else this one is timed
+        as carefully, and of the two the lower counts: the other was disturbed, however well its turns agree
+        (``details["other_ms"]``).
 
         Raises:
             CandidateError: it computes something else there; ``details["outputs"]`` tells how little it differs else.
         """
         artifact = self._runtime.build(graph)
         agreement = self._agreement.check(graph, artifact, plan) if self._agreement and decides else None
-        found = self._time(artifact, self._confirm if decides else self._screen)
-        form = plan.replace(distillation=None).digest
-        if decides:
-            least = self._least.get(form, found.value)
-            if found.value > (1.0 + _ALIKE) * least:
-                again = self._time(artifact, self._confirm)
-                # One of two: the figure says so, and what the other was.
-                least_disturbed, other = sorted((found, again), key=lambda figure: figure.value)
-                found = replace(least_disturbed, details={**least_disturbed.details, "other_ms": other.value})
-            self._least[form] = min(least, found.value)
+        found = self._carefully(artifact, plan) if decides else self._time(artifact, self._screen)
         return found if agreement is None else replace(found, details={**found.details, OUTPUTS: asdict(agreement)})
+
+    def _carefully(self, artifact: Artifact, plan: CompressionPlan) -> Measurement:
+        form = plan.replace(distillation=None).digest
+        known = self._careful.get(form)
+        if known is None:
+            found = self._careful[form] = self._time(artifact, self._confirm)
+            return found
+        look = self._time(artifact, self._screen)
+        if abs(look.value - known.value) <= _ALIKE * known.value:
+            return replace(known, details={**known.details, "look_ms": look.value})
+        again = self._time(artifact, self._confirm)
+        least, other = sorted((known, again), key=lambda figure: figure.value)
+        self._careful[form] = least
+        return replace(least, details={**least.details, "other_ms": other.value})
 
     def _time(self, artifact: Artifact, policy: TimingPolicy) -> Measurement:
         timing = self._runtime.time(artifact, self._baseline, policy)

@@ -217,6 +217,45 @@ def test_what_is_scored_is_the_artifact(make: Make, compressor: Compressor, net:
     assert bench.latency.decided == [True]
 
 
+class Flattering(ByMacs):
+    """A short look at what ships finds a share of its latency."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def confirm(
+        self, graph: ModelGraph, plan: CompressionPlan, screened: Measurement, *, decides: bool = True
+    ) -> Measurement:
+        self.factor = 1.0 if decides else self._share
+        found = super().confirm(graph, plan, screened, decides=decides)
+        self.factor = 1.0
+        return found
+
+
+@pytest.mark.parametrize(("share", "asked"), [(0.5, [False, True]), (0.99, [False])])
+def test_a_short_look_takes_no_place_on_the_front(
+    make: Make,
+    net: ModelGraph,
+    compressor: Compressor,
+    trial_factory: Callable[..., Trial],
+    share: float,
+    asked: list[bool],
+) -> None:
+    """What is beaten is timed shortly; should that figure say otherwise, it is timed carefully."""
+    cost = compressor.pruned(PRUNED).macs() / 1e4
+    bench = make(
+        TableHealing({0.25: destroyed, 1.0: destroyed}),
+        latency=Flattering(share),
+        history=beaten_by(trial_factory, accuracy=0.9, latency_ms=0.9 * cost),
+        hope=lambda plan, gap: 0.0,
+    )
+    trial = bench.evaluate(2, PRUNED)
+    assert trial.state is TrialState.COMPLETE
+    assert bench.latency.decided == asked
+    assert trial.value("latency_ms") == pytest.approx((1.0 if asked[-1] else share) * cost)
+
+
 def test_what_is_kept_is_the_healed_graph(make: Make) -> None:
     bench = make(TableHealing({0.25: unchanged, 1.0: nudged}))
     assert bench.evaluate(0, PRUNED).state is TrialState.COMPLETE

@@ -162,18 +162,39 @@ def test_one_quick_look_serves_every_length_of_healing_but_each_artifact_is_time
     assert (careful.value, quick.value) == (pytest.approx(7.0), pytest.approx(6.0))
 
 
-def test_a_careful_figure_well_above_another_of_the_same_plan_is_taken_again() -> None:
-    runtime = TableRuntime({"draft": 0.5, "first": 0.5, "busy": 0.6, "calm": 0.51, "short": 0.9})
+def _scorer(ratios: dict[str, float]) -> tuple[MeasuredLatency, TableRuntime]:
+    runtime = TableRuntime(ratios)
     scorer = MeasuredLatency(runtime=runtime, baseline="baseline", reference_ms=10.0, target="t")  # type: ignore[arg-type]
+    return scorer, runtime
+
+
+def test_a_plan_has_one_careful_figure_however_long_it_is_trained() -> None:
+    scorer, runtime = _scorer({"draft": 0.5, "first": 0.5, "trained": 0.51, "other": 0.51})
+    longer = PLAN.replace(distillation=DistillationPlan(steps=40))
+    screened = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
+    first = scorer.confirm("first", PLAN, screened)  # type: ignore[arg-type]
+    trained = scorer.confirm("trained", longer, screened)  # type: ignore[arg-type]
+    other = scorer.confirm("other", CompressionPlan(prune={"a": 0.25}), screened)  # type: ignore[arg-type]
+    assert [(name, policy) for name, _, policy in runtime.asked[1:]] == [
+        ("first", CONFIRM),
+        ("trained", SCREEN),
+        ("other", CONFIRM),
+    ]
+    assert (first.value, trained.value, other.value) == (first.value, first.value, pytest.approx(5.1))
+    assert trained.details["look_ms"] == pytest.approx(5.1)
+
+
+@pytest.mark.parametrize(("ratio", "value"), [(0.6, 5.0), (0.4, 4.0)])
+def test_where_a_look_disagrees_it_is_timed_as_carefully_and_the_lower_counts(ratio: float, value: float) -> None:
+    scorer, runtime = _scorer({"draft": 0.5, "first": 0.5, "trained": ratio, "short": 0.9})
     longer = PLAN.replace(distillation=DistillationPlan(steps=40))
     screened = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
     scorer.confirm("short", PLAN, screened, decides=False)  # type: ignore[arg-type]
     scorer.confirm("first", PLAN, screened)  # type: ignore[arg-type]
-    again = scorer.confirm("busy", longer, screened)  # type: ignore[arg-type]
-    assert again.details["other_ms"] == pytest.approx(6.0)
-    scorer.confirm("calm", longer, screened)  # type: ignore[arg-type]
-    asked = [name for name, *_ in runtime.asked]
-    assert asked == ["draft", "short", "first", "busy", "busy", "calm"]
+    found = scorer.confirm("trained", longer, screened)  # type: ignore[arg-type]
+    assert [name for name, *_ in runtime.asked] == ["draft", "short", "first", "trained", "trained"]
+    assert found.value == pytest.approx(value)
+    assert found.details["other_ms"] == pytest.approx(max(10 * ratio, 5.0))
 
 
 def test_what_decides_waits_for_calm_and_looks_for_spells_of_it() -> None:
