@@ -109,14 +109,12 @@ class Promotion:
         if not healed:
             return None
         aim = Aim.of(complete, self._objectives[0], self._constraints)
-        hoped = np.array([aim.hoped(trial) for trial in healed])
         in_the_end = np.array([aim.hoped(trial, climb.times_left(trial.plan)) for trial in healed])
         wanted = self._wanted(healed, in_the_end, complete, aim)
         front, _ = constrained_front(trials, self._objectives, self._constraints)
-        steps = np.array([max(1, climb.next(trial.plan) or climb.longest) for trial in healed])
         gaps = np.array([aim.gap(trial) for trial in healed])
         better = (wanted & (gaps > np.array(aim.limits)[:, None])).any(axis=0)
-        worth = self._gains(healed, hoped, front.trials, aim) / steps * np.where(better, _WANTED, 1.0)
+        worth = self._worth(healed, front.trials, aim, climb) * np.where(better, _WANTED, 1.0)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
         # what the search will recommend.
@@ -155,6 +153,21 @@ class Promotion:
             cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= limit), default=float("inf"))
             mask[:] = [gap <= limit and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)]
         return found
+
+    def _worth(
+        self, trials: Sequence[Trial], front: Sequence[Trial], aim: Aim, climb: TrainingSteps
+    ) -> NDArray[np.float64]:
+        """``(n_trials,)`` the most that any longer training adds to the front a step.
+
+        What gains nothing by the next number of steps may gain by the one after it.
+        """
+        worth = np.zeros(len(trials))
+        for times in range(1, len(climb.choice.options) + 1):
+            steps = np.array([climb.after(trial.plan, times) or 0 for trial in trials])
+            hoped = np.array([aim.hoped(trial, times) for trial in trials])
+            gains = self._gains(trials, hoped, front, aim)
+            worth = np.maximum(worth, np.where(steps > 0, gains / np.maximum(steps, 1), 0.0))
+        return worth
 
     def _gains(
         self, trials: Sequence[Trial], hoped: NDArray[np.float64], front: Sequence[Trial], aim: Aim

@@ -50,6 +50,17 @@ class TrainingSteps:
         options += [BEYOND * self.longest] if beyond else []
         return next((steps for steps in options if steps > healing_steps(plan)), None)
 
+    def after(self, plan: CompressionPlan, times: int) -> int | None:
+        """The number of steps after being trained for longer so many times; None where there is none.
+
+        Past the space only for what has had all that the space allows.
+        """
+        done = healing_steps(plan)
+        options = [int(option) for option in self.choice.options]
+        options += [BEYOND * self.longest] if done >= self.longest else []
+        longer = [steps for steps in options if steps > done]
+        return longer[times - 1] if times <= len(longer) else None
+
     def times_left(self, plan: CompressionPlan) -> int:
         """How often a plan can still be trained for longer, past the space included; 0 where nothing is trained."""
         if plan.distillation is None:

@@ -126,6 +126,23 @@ def test_what_users_ask_for_most_is_promoted_first(trial_factory: Callable[..., 
     assert found.label == "near the limit, healed for 240 steps"
 
 
+def test_what_joins_the_front_after_two_trainings_only_is_trained_too(trial_factory: Callable[..., Trial]) -> None:
+    trials = [
+        trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
+        trial_factory(1, accuracy=0.94, latency_ms=3.0, plan=_plan(0.1, 480)),
+        trial_factory(2, accuracy=0.91, latency_ms=1.0, plan=_plan(0.7, 480)),
+        trial_factory(3, accuracy=0.85, latency_ms=1.5, plan=_plan(0.5, 0), label="between"),
+    ]
+    promotion = _promotion(trials)
+    aim = Aim.of(trials, OBJECTIVES[0], ())
+    # After one training the faster trial is still the better one, after two no more.
+    once, twice = (0.95 - aim.hoped(trials[3], times) for times in (1, 2))
+    assert once < 0.91 < twice
+    found = promotion.ask()
+    assert found is not None
+    assert found.label == "between, healed for 80 steps"
+
+
 def test_what_a_sampler_proposes_is_not_trained_at_first(trial_factory: Callable[..., Trial]) -> None:
     long = Candidate(plan=_plan(0.5, 240), source="tpe", assignment={"ratio:a": 0.5, "distillation:steps": 240})
     found = _promotion([trial_factory(0, plan=CompressionPlan())], long).ask()
@@ -172,7 +189,7 @@ def test_training_takes_no_more_than_its_share_of_the_time(trial_factory: Callab
         _taking(20.0, trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan())),
         _taking(20.0, trial_factory(1, accuracy=0.90, latency_ms=1.0, plan=_plan(0.25, 0))),
         _taking(30.0, trial_factory(2, accuracy=0.92, latency_ms=1.0, plan=_plan(0.25, 80), source=SOURCE)),
-        _taking(1.0, trial_factory(3, accuracy=0.90, latency_ms=0.8, plan=_plan(0.5, 0))),
+        _taking(1.0, trial_factory(3, accuracy=0.30, latency_ms=0.8, plan=_plan(0.5, 0))),
     ]
     assert _promotion(trials, OTHER).ask() is OTHER, "30 of 71 s are spent on it, 240 steps would make it 120 of 161"
     explored = _taking(230.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
