@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= runs/demo
-BUDGET ?= 8m
+BUDGET ?= 10m
 
 .PHONY: help search test test-quick lint format bench system clean
 

@@ -20,7 +20,7 @@ from autocompress.search.training_steps import STEPS, TrainingSteps
 from autocompress.search.tuner import Proposer
 
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
-_WANTED = 6.0
+_WANTED = 10.0
 #: Standard deviation of what training closes of a gap, as a share of it, beside the error of the samples.
 _UNSURE = 0.25
 #: Outcomes in standard deviations and their weights: Gauss-Hermite quadrature with three nodes.
