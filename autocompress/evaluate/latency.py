@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -66,8 +67,8 @@ class MeasuredLatency:
         self._confirm = confirm
         self._agreement = agreement
         self._screened: dict[str, Measurement] = {}
-        #: The careful figure of each plan, however long it was trained.
-        self._careful: dict[str, Measurement] = {}
+        #: The careful figures of each plan, however long it was trained, rising.
+        self._careful: dict[str, list[Measurement]] = {}
 
     def screen(self, graph: ModelGraph, plan: CompressionPlan) -> Measurement:
         """A quick figure; weights do not matter for it, so healing more or less of the same plan does not change it."""
@@ -83,8 +84,8 @@ class MeasuredLatency:
 
         Weights do not matter for it, so a plan has one careful figure in a session, however long it is trained: it
         stands for this graph too where a short look at this one agrees (``details["look_ms"]``). Else this one is timed
-        as carefully, and of the two the lower counts: the other was disturbed, however well its turns agree
-        (``details["other_ms"]``).
+        as carefully. Of two the lower counts, as figures well apart were disturbed more often than flattered, however
+        well their turns agree; of more the median (``details["other_ms"]`` tells the others).
 
         Raises:
             CandidateError: it computes something else there; ``details["outputs"]`` tells how little it differs else.
@@ -96,22 +97,29 @@ class MeasuredLatency:
 
     def _carefully(self, artifact: Artifact, plan: CompressionPlan) -> Measurement:
         form = plan.replace(distillation=None).digest
-        known = self._careful.get(form)
-        if known is None:
-            found = self._careful[form] = self._time(artifact, self._confirm)
-            return found
+        figures = self._careful.setdefault(form, [])
+        if not figures:
+            figures.append(self._time(artifact, self._confirm))
+            return figures[0]
+        known = _middle(figures)
         look = self._time(artifact, self._screen)
         if abs(look.value - known.value) <= _ALIKE * known.value:
             return replace(known, details={**known.details, "look_ms": look.value})
-        again = self._time(artifact, self._confirm)
-        least, other = sorted((known, again), key=lambda figure: figure.value)
-        self._careful[form] = least
-        return replace(least, details={**least.details, "other_ms": other.value})
+        figures.append(self._time(artifact, self._confirm))
+        figures.sort(key=lambda figure: figure.value)
+        found = _middle(figures)
+        others = [figure.value for figure in figures if figure is not found]
+        return replace(found, details={**found.details, "other_ms": others})
 
     def _time(self, artifact: Artifact, policy: TimingPolicy) -> Measurement:
         timing = self._runtime.time(artifact, self._baseline, policy)
         description: dict[str, Any] = dict(self._runtime.describe())
         return latency_measurement(timing, reference_ms=self._reference_ms, target=self._target, runtime=description)
+
+
+def _middle(figures: Sequence[Measurement]) -> Measurement:
+    """The median of rising figures; of two in the middle the lower."""
+    return figures[(len(figures) - 1) // 2]
 
 
 class EstimatedLatency:

@@ -37,6 +37,7 @@ class NormalEquations:
         self._square = torch.zeros(groups, inputs, inputs)
         self._cross = torch.zeros(groups, inputs, outputs)
         self._origin = torch.zeros(groups, 1, inputs)
+        self._target = torch.zeros(groups, 1, outputs)
         self._centred = not intercept
         self._row_sum = torch.zeros(groups, inputs)
         self._lacking_sum = torch.zeros(groups, outputs)
@@ -47,14 +48,16 @@ class NormalEquations:
         """Empty sums of other rows, about the same point."""
         groups, inputs, outputs = self._cross.shape
         found = NormalEquations(groups, inputs, outputs, intercept=self._intercept)
-        found._origin, found._centred = self._origin, self._centred
+        found._origin, found._target, found._centred = self._origin, self._target, self._centred
         return found
 
     def add(self, rows: Tensor, lacking: Tensor) -> None:
         """Take in ``(groups, n, inputs)`` rows and the ``(groups, n, outputs)`` that are lacking there."""
         if not self._centred:
             # Sums about a point near the mean lose no digits when they are moved to it.
-            self._origin, self._centred = rows.mean(1, keepdim=True), True
+            self._origin, self._target = rows.mean(1, keepdim=True), lacking.mean(1, keepdim=True)
+            self._centred = True
+        lacking = lacking - self._target
         self.count += rows.shape[1]
         self._means = None
         self._lacking_energy += float(lacking.square().sum())
@@ -79,9 +82,12 @@ class NormalEquations:
     def energy(self, change: tuple[Tensor, Tensor] | None = None) -> float:
         """Sum of squares of what is lacking, after a change of weight and bias; infinite where it is not finite."""
         found = self._lacking_energy
-        if change is not None:
+        target = self._target[:, 0]
+        if change is None:
+            found += float((target * (2.0 * self._lacking_sum + self.count * target)).sum())
+        else:
             weight, shift = change
-            offset = shift + _times(weight, self._origin[:, 0])
+            offset = shift + _times(weight, self._origin[:, 0]) - target
             moved = ((weight @ self._whole_square()) * weight).sum() - 2.0 * (weight.mT * self._cross).sum()
             ends = offset * (self.count * offset + 2.0 * (_times(weight, self._row_sum) - self._lacking_sum))
             found += float(moved) + float(ends.sum())
@@ -106,7 +112,7 @@ class NormalEquations:
         found = torch.cholesky_solve(cross, factor).mT
         if not self._intercept:
             return found, torch.zeros_like(self._lacking_sum)
-        return found, self._lacking_sum / self.count - _times(found, self._mean())
+        return found, self._target[:, 0] + self._lacking_sum / self.count - _times(found, self._mean())
 
     def output_moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``(groups, outputs)`` means and variances of a ``(groups, outputs, inputs)`` weight times the rows.

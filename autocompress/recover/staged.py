@@ -13,7 +13,7 @@ from autocompress.core.plan import CompressionPlan, DistillationPlan
 from autocompress.core.protocols import Dataset
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.hardware.host import memory_bytes
-from autocompress.recover.batch_norm import reestimate_batch_norm
+from autocompress.recover.batch_norm import fixed_batch, reestimate_batch_norm
 from autocompress.recover.distill import Distiller, HealState
 from autocompress.recover.features import Kept
 from autocompress.recover.lesson import ROWS
@@ -48,18 +48,23 @@ class _Entry:
     late: dict[int, _Stop] = field(default_factory=dict)
 
     @property
-    def nbytes(self) -> int:
-        """Of the weights, and of the optimizer's memory of each stop: about as much again."""
-        stops = [*self.late.values(), *([] if self.stable is None else [self.stable])]
-        graphs = {id(graph): graph for graph in self.graphs.values()}
-        return sum(_nbytes(graph) for graph in graphs.values()) + 2 * sum(_nbytes(stop.graph) for stop in stops)
+    def stops(self) -> list[_Stop]:
+        """All there are."""
+        return [*self.late.values(), *([] if self.stable is None else [self.stable])]
+
+    def partial(self, steps: int, until: int) -> ModelGraph | None:
+        """What a run of another length was trained to on the way to ``until`` steps, or a little further."""
+        begun = any(length == steps for length, _ in self.graphs)
+        if begun or until == steps or self.stable is None:
+            return None
+        return self.stable.graph if until <= self.stable.state.step <= stable_until(steps) else None
 
 
 class StagedHealing:
     """Heals pruned graphs up to a share of their plan's steps and continues where an earlier call stopped.
 
-    A plan of more steps goes on from one of fewer, where the rate of that had not begun to fall; the weights are those
-    of a run of its own.
+    A plan of more steps goes on from one of fewer, where the rate of that had not begun to fall; in the end the weights
+    are those of a run of its own. On the way the first look at it may see a few steps more than its share.
 
     First layers are refitted in closed form (:mod:`autocompress.recover.reconstruct`), unless the plan says otherwise;
     training begins there.
@@ -102,8 +107,10 @@ class StagedHealing:
         self._dataset = dataset
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._single = fixed_batch(teacher) == 1
         self._starts: OrderedDict[str, ModelGraph] = OrderedDict()
-        self._most_bytes = MEMORY_SHARE * memory_bytes()
+        # None where it is not known.
+        self._most_bytes = MEMORY_SHARE * memory_bytes() or math.inf
         self._should_stop = should_stop
         self._kept = kept
 
@@ -124,6 +131,9 @@ class StagedHealing:
             return self._untrained(pruned, plan, healing)
         alike = plan.replace(distillation=replace(healing, steps=0)).structure_digest
         entry = _recent(self._entries, alike, _Entry, self._capacity)
+        further = entry.partial(healing.steps, until)
+        if further is not None:
+            entry.graphs[healing.steps, until] = further
         if (healing.steps, until) not in entry.graphs:
             start = self._untrained(pruned, plan, healing) if healing.reconstruct else pruned
             entry.graphs[healing.steps, until] = self._train(start, plan, healing, until, entry)
@@ -154,6 +164,11 @@ class StagedHealing:
     ) -> ModelGraph:
         """From the furthest stop that leads to ``until`` steps, or from the start."""
         kept, masks = self._kept_of(plan), sparsity_masks(start, plan)
+        if self._single or healing.batch_size == 1:
+            # One sample is normalized by running statistics, which every stop takes anew.
+            return self._distiller.heal(
+                start, healing, steps=until, should_stop=self._should_stop, kept=kept, masks=masks
+            ).graph
         stable = min(until, stable_until(healing.steps))
         stop = entry.late.get(healing.steps)
         if stop is None or stop.state.step > until:
@@ -177,9 +192,18 @@ class StagedHealing:
         return stop.graph
 
     def _forget(self) -> None:
-        """Forget what was trained longest ago while all of it is too large."""
-        while len(self._entries) > 1 and sum(entry.nbytes for entry in self._entries.values()) > self._most_bytes:
-            self._entries.popitem(last=False)
+        """Forget what was made longest ago while all of it is too large."""
+        for memory in (self._entries, self._starts):
+            while len(memory) > 1 and self._nbytes() > self._most_bytes:
+                memory.popitem(last=False)
+
+    def _nbytes(self) -> int:
+        """Of all weights, and of the optimizer's memory of each stop: as much again."""
+        stops = [stop for entry in self._entries.values() for stop in entry.stops]
+        graphs = [graph for entry in self._entries.values() for graph in entry.graphs.values()]
+        graphs += [*self._starts.values(), *(stop.graph for stop in stops)]
+        weights = {id(graph): _nbytes(graph) for graph in graphs}
+        return sum(weights.values()) + sum(weights[id(stop.graph)] for stop in stops)
 
     @staticmethod
     def _note(stop: _Stop, steps: int, entry: _Entry) -> None:

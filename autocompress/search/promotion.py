@@ -14,6 +14,7 @@ from autocompress.core.pareto import constrained_front, loss_matrix, miss
 from autocompress.core.protocols import TrialStore
 from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Candidate, Trial, TrialState
+from autocompress.recover.schedule import stable_until
 from autocompress.search.aim import Aim, healing_steps
 from autocompress.search.gains import volume_gains
 from autocompress.search.training_steps import STEPS, TrainingSteps
@@ -26,8 +27,8 @@ _UNSURE = 0.25
 #: Outcomes in standard deviations and their weights: Gauss-Hermite quadrature with three nodes.
 _OUTCOMES = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 #: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
-#: to train.
-SHARE, LATER_SHARE, MANY = 0.33, 0.65, 40
+#: to train, or most of those that the time would hold.
+SHARE, LATER_SHARE, MANY, _MOST = 0.33, 0.65, 40, 0.8
 SOURCE = "promotion"
 
 
@@ -84,8 +85,15 @@ class Promotion:
         """Whether training takes no more than its share of the time, this candidate's included."""
         expected = _seconds_a_step(trials) * healing_steps(candidate.plan)
         spent = sum(_seconds(trial) for trial in trials if trial.candidate.source == SOURCE)
-        share = SHARE if len(trials) < MANY else LATER_SHARE
+        share = SHARE if len(trials) < self._many(trials) else LATER_SHARE
         return spent + expected <= share * (sum(map(_seconds, trials)) + expected)
+
+    def _many(self, trials: Sequence[Trial]) -> float:
+        """Trials after which there is more to train than to try."""
+        left = self._seconds_left()
+        quick = [_seconds(t) for t in trials if t.state is TrialState.COMPLETE and not healing_steps(t.plan)]
+        pace = sum(quick) / len(quick) if quick else 0.0
+        return MANY if left is None or not pace else min(MANY, _MOST * (len(trials) + left / pace))
 
     def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
         """The candidate with the fewest steps: whether it deserves more is not known yet."""
@@ -165,7 +173,7 @@ class Promotion:
         open_limits = gaps > np.array(aim.limits)[:, None]
         worth = np.zeros(len(trials))
         for times in range(1, len(climb.choice.options) + 1):
-            steps = np.array([climb.after(trial.plan, times) or 0 for trial in trials])
+            steps = np.array([self._more_steps(trial, climb.after(trial.plan, times)) for trial in trials])
             hoped = np.array([aim.hoped(trial, times) for trial in trials])
             spread = np.hypot(aim.error, _UNSURE * (gaps - hoped))
             expected = np.zeros(len(trials))
@@ -175,6 +183,11 @@ class Promotion:
                 expected += weight * self._gains(trials, gap, front, aim) * np.where(wanted, _WANTED, 1.0)
             worth = np.maximum(worth, np.where(steps > 0, expected / np.maximum(steps, 1), 0.0))
         return worth
+
+    @staticmethod
+    def _more_steps(trial: Trial, steps: int | None) -> int:
+        """What a length takes beyond what the trial was trained to; 0 for none."""
+        return 0 if steps is None else max(1, steps - stable_until(healing_steps(trial.plan)))
 
     def _gains(
         self, trials: Sequence[Trial], hoped: NDArray[np.float64], front: Sequence[Trial], aim: Aim

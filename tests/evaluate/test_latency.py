@@ -194,7 +194,14 @@ def test_where_a_look_disagrees_it_is_timed_as_carefully_and_the_lower_counts(ra
     found = scorer.confirm("trained", longer, screened)  # type: ignore[arg-type]
     assert [name for name, *_ in runtime.asked] == ["draft", "short", "first", "trained", "trained"]
     assert found.value == pytest.approx(value)
-    assert found.details["other_ms"] == pytest.approx(max(10 * ratio, 5.0))
+    assert found.details["other_ms"] == pytest.approx([max(10 * ratio, 5.0)])
+
+
+def test_a_figure_that_was_too_low_gives_way_to_two_that_agree() -> None:
+    scorer, _ = _scorer({"draft": 0.5, "first": 0.4, "second": 0.5, "third": 0.51})
+    screened = scorer.screen("draft", PLAN)  # type: ignore[arg-type]
+    found = [scorer.confirm(name, PLAN, screened).value for name in ("first", "second", "third")]  # type: ignore[arg-type]
+    assert found == pytest.approx([4.0, 4.0, 5.0])
 
 
 def test_what_decides_waits_for_calm_and_looks_for_spells_of_it() -> None:

@@ -109,3 +109,26 @@ def test_noise_alone_changes_nothing() -> None:
 
 def test_rows_that_nobody_judges_change_nothing() -> None:
     assert change(ROWS, outputs(ROWS, TRUE), used=200) is None
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_what_is_left_is_known_from_the_sums(intercept: bool, mean: float) -> None:
+    """As from the rows themselves in double precision, far from the origin too."""
+    lacking = (outputs(ROWS, TRUE, BIAS) + mean * intercept).astype(np.float32)
+    first = sums(ROWS[:, :150], lacking[:, :150], intercept=intercept, parts=3)
+    judges = first.alike()
+    judges.add(torch.from_numpy(ROWS[:, 150:]), torch.from_numpy(lacking[:, 150:]))
+    weight, shift = first.change(0.3)
+    for found, wanted in (
+        (judges.energy(), lacking[:, 150:].astype(np.float64)),
+        (
+            judges.energy((weight, shift)),
+            lacking[:, 150:] - outputs(ROWS[:, 150:].astype(np.float64), weight.numpy(), shift.numpy()),
+        ),
+    ):
+        assert found == pytest.approx(float(np.square(wanted).sum()), rel=1e-4)
+    first.join(judges)
+    whole = sums(ROWS, lacking, intercept=intercept)
+    for mine, its in zip(first.change(0.1), whole.change(0.1), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-3, atol=1e-4 * max(1.0, mean))

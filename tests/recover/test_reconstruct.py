@@ -16,10 +16,11 @@ from autocompress.compress.apply import Compressor
 from autocompress.compress.fold import fold_batch_norm
 from autocompress.core.errors import CandidateError
 from autocompress.core.plan import CompressionPlan
-from autocompress.evaluate.data import DataBundle
+from autocompress.evaluate.data import DataBundle, load_data
 from autocompress.evaluate.datasets import ArrayDataset
 from autocompress.graph.importing import load_model
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.loading import load_graph
 from autocompress.recover import reconstruct
 from autocompress.recover.batch_norm import reestimate_batch_norm
 from autocompress.recover.features import with_outputs
@@ -314,3 +315,21 @@ def test_the_demo_without_half_of_its_channels_is_useful_again(demo: ModelGraph,
 
     found = Reconstruction(demo, demo_data.train, threads=1).refit(pruned, compressor.kept_values(HALF))
     assert accuracy(found) > accuracy(reestimate_batch_norm(pruned, demo_data.train)) + 0.4
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [CompressionPlan(skip=("layer2.1",)), CompressionPlan(prune={"layer2.0.conv1": 0.5, "layer2.0.conv2": 0.5})],
+    ids=["skip", "prune"],
+)
+def test_what_lies_before_every_change_is_left_alone_and_it_would_not_have_changed(
+    plan: CompressionPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, data = load_graph("demo"), load_data("demo").train
+    compressor = Compressor(graph)
+    pruned, kept = compressor.pruned(plan), compressor.kept_values(plan)
+    asked = Reconstruction(graph, data, samples=32, threads=1).refit(pruned, kept)
+    monkeypatch.setattr("autocompress.recover.reconstruct.untouched_values", lambda graph, teacher: frozenset())
+    every = Reconstruction(graph, data, samples=32, threads=1).refit(pruned, kept)
+    for name, array in every.initializers.items():
+        np.testing.assert_array_equal(asked.initializers[name], array, err_msg=name)

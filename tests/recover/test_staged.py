@@ -210,7 +210,7 @@ def test_trained_weights_are_forgotten_while_they_are_too_large(
     small_pruned: ModelGraph,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("autocompress.recover.staged.memory_bytes", lambda: 0)
+    monkeypatch.setattr("autocompress.recover.staged.memory_bytes", lambda: 1)
     staged = StagedHealing(small, unlabelled, threads=1, should_stop=steps)
     quarter = staged.heal(small_pruned, PLAN, 0.25)
     # The last one stays.
@@ -219,3 +219,40 @@ def test_trained_weights_are_forgotten_while_they_are_too_large(
     before = steps.count
     staged.heal(small_pruned, PLAN, 0.25)
     assert steps.since(before) == 4
+
+
+def test_a_first_look_at_a_longer_plan_may_see_what_a_shorter_one_was_trained_to(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    """The stable part of 16 steps has 10, a quarter of 32 has 8: nothing is trained twice."""
+    staged.heal(small_pruned, PLAN)
+    longer = PLAN.replace(distillation=replace(HEALING, steps=32))
+    before = steps.count
+    staged.heal(small_pruned, longer, 0.25)
+    assert steps.since(before) == 0
+    whole = staged.heal(small_pruned, longer)
+    assert steps.since(before) == 32 - 10
+    assert same_weights(whole, make().heal(small_pruned, longer))
+
+
+def test_where_memory_is_not_known_nothing_is_forgotten_for_it(
+    small: ModelGraph, unlabelled: Any, steps: Steps, small_pruned: ModelGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.recover.staged.memory_bytes", lambda: 0)
+    staged = StagedHealing(small, unlabelled, threads=1, should_stop=steps)
+    staged.heal(small_pruned, PLAN, 0.25)
+    staged.heal(small_pruned, PLAN.replace(importance="random"), 0.25)
+    before = steps.count
+    staged.heal(small_pruned, PLAN, 0.25)
+    assert steps.since(before) == 0
+
+
+def test_one_sample_a_step_is_trained_from_the_start_every_time(
+    staged: StagedHealing, steps: Steps, small_pruned: ModelGraph, make: Any, same_weights: Same
+) -> None:
+    alone = PLAN.replace(distillation=replace(HEALING, batch_size=1, steps=4))
+    staged.heal(small_pruned, alone, 0.5)
+    before = steps.count
+    whole = staged.heal(small_pruned, alone)
+    assert steps.since(before) == 4
+    assert same_weights(whole, make().heal(small_pruned, alone))

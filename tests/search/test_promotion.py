@@ -143,6 +143,32 @@ def test_what_joins_the_front_after_two_trainings_only_is_trained_too(trial_fact
     assert found.label == "between, healed for 80 steps"
 
 
+@pytest.mark.parametrize(
+    ("tried", "left", "trains"), [(20, None, False), (28, None, True), (20, 100.0, False), (20, 7.0, True)]
+)
+def test_training_gets_more_time_once_much_was_tried(
+    trial_factory: Callable[..., Trial], tried: int, left: float | None, trains: bool
+) -> None:
+    """With 12 others. Once more it would have 40% of the time: more than its share at first, less than that later."""
+    trained = [
+        _taking(0.06 * tried, trial_factory(n, accuracy=0.2, latency_ms=5.0, plan=_plan(n / 100, 80), source=SOURCE))
+        for n in range(1, 11)
+    ]
+    poor = [
+        _taking(1.0, trial_factory(n, accuracy=0.2, latency_ms=5.0, plan=_plan(n / 100, 0)))
+        for n in range(11, tried + 11)
+    ]
+    baseline = trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()).replace(stage_seconds={})
+    promising = trial_factory(tried + 11, accuracy=0.9, latency_ms=1.0, plan=_plan(0.9, 0)).replace(stage_seconds={})
+    trials = [baseline, *trained, *poor, promising]
+    promotion = Promotion(
+        Inner(OTHER), space=SPACE, store=Store(trials), objectives=OBJECTIVES, seconds_left=lambda: left
+    )
+    found = promotion.ask()
+    assert found is not None
+    assert (found.source == SOURCE) is trains
+
+
 def test_what_a_sampler_proposes_is_not_trained_at_first(trial_factory: Callable[..., Trial]) -> None:
     long = Candidate(plan=_plan(0.5, 240), source="tpe", assignment={"ratio:a": 0.5, "distillation:steps": 240})
     found = _promotion([trial_factory(0, plan=CompressionPlan())], long).ask()
