@@ -27,8 +27,8 @@ _UNSURE = 0.25
 #: Outcomes in standard deviations and their weights: Gauss-Hermite quadrature with three nodes.
 _OUTCOMES = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 #: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
-#: to train, or most of those that the time would hold.
-SHARE, LATER_SHARE, MANY, _MOST = 0.33, 0.65, 40, 0.8
+#: to train, or most of those that all the time would hold.
+SHARE, LATER_SHARE, MANY, _MOST = 0.33, 0.65, 40, 0.75
 SOURCE = "promotion"
 
 
@@ -93,7 +93,7 @@ class Promotion:
         left = self._seconds_left()
         quick = [_seconds(t) for t in trials if t.state is TrialState.COMPLETE and not healing_steps(t.plan)]
         pace = sum(quick) / len(quick) if quick else 0.0
-        return MANY if left is None or not pace else min(MANY, _MOST * (len(trials) + left / pace))
+        return MANY if left is None or not pace else min(MANY, _MOST * (sum(map(_seconds, trials)) + left) / pace)
 
     def _first_short(self, candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
         """The candidate with the fewest steps: whether it deserves more is not known yet."""

@@ -144,7 +144,7 @@ def test_what_joins_the_front_after_two_trainings_only_is_trained_too(trial_fact
 
 
 @pytest.mark.parametrize(
-    ("tried", "left", "trains"), [(20, None, False), (28, None, True), (20, 100.0, False), (20, 7.0, True)]
+    ("tried", "left", "trains"), [(20, None, False), (28, None, True), (20, 100.0, False), (20, 4.0, True)]
 )
 def test_training_gets_more_time_once_much_was_tried(
     trial_factory: Callable[..., Trial], tried: int, left: float | None, trains: bool
