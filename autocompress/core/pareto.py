@@ -52,13 +52,19 @@ def hypervolume(losses: NDArray[np.float64], reference: NDArray[np.float64]) -> 
         return 0.0
     if points.shape[1] == 1:
         return float(reference[0] - points.min())
+    if points.shape[1] == 2:
+        first, second = points[np.argsort(points[:, 0], kind="stable")].T
+        widths = np.append(first[1:], reference[0]) - first
+        return float((widths * (reference[1] - np.minimum.accumulate(second))).sum())
     points = points[np.argsort(points[:, -1], kind="stable")]
     edges = np.append(points[1:, -1], reference[-1])
     volume = 0.0
     for i, (low, high) in enumerate(zip(points[:, -1], edges, strict=True)):
         if high > low:
             head = points[: i + 1, :-1]
-            volume += (high - low) * hypervolume(head[non_dominated_mask(head)], reference[:-1])
+            # Two objectives need no front.
+            head = head if head.shape[1] == 2 else head[non_dominated_mask(head)]
+            volume += (high - low) * hypervolume(head, reference[:-1])
     return volume
 
 

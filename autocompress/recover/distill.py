@@ -74,9 +74,9 @@ class Distiller:
 
     Trains all weights, BatchNormalization in training mode, at a rate that stays at its peak and falls at the end
     (:mod:`autocompress.recover.schedule`), with clipped gradients; then re-estimates BatchNormalization on the data as
-    it is. Two calls of half the steps give the same
-    weights as one call of all, and the same seed gives the same weights. Images are kept channels last: oneDNN reorders
-    every operand of a convolution otherwise.
+    it is. Two calls of half the steps give the same weights as one call of all, unless a batch is one sample, and the
+    same seed gives the same weights. Images are kept channels last: oneDNN reorders every operand of a convolution
+    otherwise.
 
     Args:
         teacher: the uncompressed graph; it runs once over each training sample, when first needed.

@@ -109,7 +109,7 @@ class StagedHealing:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._single = fixed_batch(teacher) == 1
         self._starts: OrderedDict[str, ModelGraph] = OrderedDict()
-        # None where it is not known.
+        # No bound where the machine's memory is not known.
         self._most_bytes = MEMORY_SHARE * memory_bytes() or math.inf
         self._should_stop = should_stop
         self._kept = kept
@@ -128,7 +128,9 @@ class StagedHealing:
         healing = plan.distillation or DistillationPlan()
         until = math.ceil(healing.steps * share)
         if until == 0:
-            return self._untrained(pruned, plan, healing)
+            start = self._untrained(pruned, plan, healing)
+            self._forget()
+            return start
         alike = plan.replace(distillation=replace(healing, steps=0)).structure_digest
         entry = _recent(self._entries, alike, _Entry, self._capacity)
         further = entry.partial(healing.steps, until)

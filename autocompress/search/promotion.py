@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,39 @@ _OUTCOMES = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 #: to train, or most of those that all the time would hold.
 SHARE, LATER_SHARE, MANY, _MOST = 0.3, 0.65, 40, 0.75
 SOURCE = "promotion"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What users ask for most: the cheapest of each quality aimed at.
+
+    Args:
+        limits: ``(n_limits, 1)`` gaps aimed at.
+        cheapest: ``(n_limits, 1)`` least cost of what is within each, as a loss.
+        costs: ``(n_trials,)`` of the trials that are asked about, likewise; none is low enough with quality alone.
+    """
+
+    limits: NDArray[np.float64]
+    cheapest: NDArray[np.float64]
+    costs: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, objectives: Sequence[Objective], complete: Sequence[Trial], trials: Sequence[Trial], aim: Aim
+    ) -> _Wanted:
+        """By the first objective besides quality."""
+        limits = np.array(aim.limits)[:, None]
+        if len(objectives) < 2:
+            return cls(limits, np.full_like(limits, -np.inf), np.zeros(len(trials)))
+        known, costs = (loss_matrix(some, objectives)[:, 1] for some in (complete, trials))
+        gaps = np.array([aim.gap(trial) for trial in complete])
+        cheapest = np.where(gaps <= limits, known, np.inf).min(axis=1, keepdims=True)
+        return cls(limits, cheapest, costs)
+
+    def at(self, gaps: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """``(n_limits, n_trials)`` whether each trial is or becomes what is wanted once its gap is as given."""
+        found: NDArray[np.bool_] = (gaps <= self.limits) & (self.costs <= self.cheapest)
+        return found
 
 
 class Promotion:
@@ -122,18 +155,15 @@ class Promotion:
         if not healed:
             return None
         aim = Aim.of(complete, self._objectives[0], self._constraints)
-        in_the_end = np.array([aim.hoped(trial, climb.times_left(trial.plan)) for trial in healed])
-        wanted = self._wanted(healed, in_the_end, complete, aim)[0]
         front, _ = constrained_front(trials, self._objectives, self._constraints)
-        worth = self._worth(healed, front.trials, complete, aim, climb)
+        wanted = _Wanted.of(self._objectives, complete, healed, aim)
+        worth = self._worth(healed, front.trials, wanted, aim, climb)
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
         # what the search will recommend.
-        top = min(
-            (t for t, sought in zip(healed, wanted, strict=True) if sought and healing_steps(t.plan) >= climb.longest),
-            key=self._cost,
-            default=None,
-        )
+        in_the_end = np.array([aim.hoped(trial, climb.times_left(trial.plan)) for trial in healed])
+        sought = wanted.at(in_the_end)[0] & [healing_steps(trial.plan) >= climb.longest for trial in healed]
+        top = healed[int(np.argmin(np.where(sought, wanted.costs, np.inf)))] if sought.any() else None
         tried = {trial.plan.digest for trial in trials}
         left, pace = self._seconds_left(), _seconds_a_step(trials)
         for trial in order:
@@ -144,65 +174,39 @@ class Promotion:
                 return candidate
         return None
 
-    def _cost(self, trial: Trial) -> float:
-        """Loss of the first objective besides quality."""
-        cost = self._objectives[1]
-        return cost.loss(trial.value(cost.metric))
-
-    def _wanted(
-        self, trials: Sequence[Trial], hoped: NDArray[np.float64], complete: Sequence[Trial], aim: Aim
-    ) -> NDArray[np.bool_]:
-        """``(n_limits, n_trials)`` what users ask for most: it is or may become the cheapest of a quality aimed at."""
-        found = np.zeros((len(aim.limits), len(trials)), bool)
-        if len(self._objectives) < 2:
-            return found
-        for mask, limit in zip(found, aim.limits, strict=True):
-            cheapest = min((self._cost(t) for t in complete if aim.gap(t) <= limit), default=float("inf"))
-            mask[:] = [gap <= limit and self._cost(t) <= cheapest for t, gap in zip(trials, hoped, strict=True)]
-        return found
-
     def _worth(
-        self, trials: Sequence[Trial], front: Sequence[Trial], complete: Sequence[Trial], aim: Aim, climb: TrainingSteps
+        self, trials: Sequence[Trial], front: Sequence[Trial], wanted: _Wanted, aim: Aim, climb: TrainingSteps
     ) -> NDArray[np.float64]:
         """``(n_trials,)`` the most that any longer training is expected to add to the front a step.
 
         What gains nothing by the next number of steps may gain by the one after it. Expected hypervolume (Emmerich et
         al. 2006) over how well training may go, more of it where the trial becomes the cheapest of a quality aimed at.
         """
-        gaps = np.array([aim.gap(trial) for trial in trials])
+        losses = loss_matrix([*front, *trials], self._objectives)
+        losses[:, 0] = [aim.gap(trial) for trial in (*front, *trials)]
+        now, before = losses[: len(front)], losses[len(front) :]
+        gaps = before[:, 0]
         open_limits = gaps > np.array(aim.limits)[:, None]
+        # Past the space only what has had all that it allows.
+        lengths = [climb.lengths(t.plan, beyond=healing_steps(t.plan) >= climb.longest) for t in trials]
         worth = np.zeros(len(trials))
-        for times in range(1, len(climb.choice.options) + 1):
-            steps = np.array([self._more_steps(trial, climb.after(trial.plan, times)) for trial in trials])
+        for times in range(1, max(map(len, lengths)) + 1):
+            steps = np.array([_more_steps(t, some[times - 1 : times]) for t, some in zip(trials, lengths, strict=True)])
             hoped = np.array([aim.hoped(trial, times) for trial in trials])
             spread = np.hypot(aim.error, _UNSURE * (gaps - hoped))
             expected = np.zeros(len(trials))
             for deviations, weight in _OUTCOMES:
-                gap = np.maximum(hoped + deviations * spread, 0.0)
-                wanted = (self._wanted(trials, gap, complete, aim) & open_limits).any(axis=0)
-                expected += weight * self._gains(trials, gap, front, aim) * np.where(wanted, _WANTED, 1.0)
+                then = before.copy()
+                then[:, 0] = np.maximum(hoped + deviations * spread, 0.0)
+                more = np.where((wanted.at(then[:, 0]) & open_limits).any(axis=0), _WANTED, 1.0)
+                expected += weight * more * volume_gains(now, then, before, aim.allowed)
             worth = np.maximum(worth, np.where(steps > 0, expected / np.maximum(steps, 1), 0.0))
         return worth
-
-    @staticmethod
-    def _more_steps(trial: Trial, steps: int | None) -> int:
-        """What a length takes beyond what the trial was trained to; 0 for none."""
-        return 0 if steps is None else max(1, steps - stable_until(healing_steps(trial.plan)))
-
-    def _gains(
-        self, trials: Sequence[Trial], hoped: NDArray[np.float64], front: Sequence[Trial], aim: Aim
-    ) -> NDArray[np.float64]:
-        """``(n_trials,)`` hypervolume that each adds to the front if its gap becomes as ``hoped``."""
-        losses = loss_matrix([*front, *trials], self._objectives)
-        losses[:, 0] = [aim.gap(trial) for trial in (*front, *trials)]
-        now, then = losses[: len(front)], losses[len(front) :].copy()
-        then[:, 0] = hoped
-        return volume_gains(now, then, losses[len(front) :], aim.allowed)
 
     def _longer(self, trial: Trial, steps: TrainingSteps, *, beyond: bool = False) -> Candidate | None:
         """The same candidate with the next number of steps, past the space's largest with ``beyond``."""
         plan, assignment = trial.plan, trial.candidate.assignment
-        more = steps.next(plan, beyond=beyond)
+        more = next(iter(steps.lengths(plan, beyond=beyond)), None)
         if plan.distillation is None or more is None:
             return None
         # How to train is in the assignment; a plan that trains nothing does not say.
@@ -215,6 +219,11 @@ class Promotion:
             assignment={**assignment, STEPS: more} if assignment else {},
             label=f"{label}, healed for {more} steps",
         )
+
+
+def _more_steps(trial: Trial, length: Sequence[int]) -> int:
+    """What a length takes beyond what the trial was trained to; 0 where there is none."""
+    return max([max(1, steps - stable_until(healing_steps(trial.plan))) for steps in length], default=0)
 
 
 def _seconds(trial: Trial) -> float:

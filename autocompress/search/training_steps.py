@@ -39,31 +39,18 @@ class TrainingSteps:
         """The most that the space offers."""
         return int(self.choice.options[-1])
 
-    def next(self, plan: CompressionPlan, *, beyond: bool = False) -> int | None:
-        """The number of steps that comes next; None where there is none.
+    def lengths(self, plan: CompressionPlan, *, beyond: bool = False) -> tuple[int, ...]:
+        """The numbers of steps that a plan can still be trained for, rising; none where nothing is trained.
 
         Args:
             plan: as it was trained.
-            beyond: whether :data:`BEYOND` times the space's largest number may come.
+            beyond: whether :data:`BEYOND` times the space's largest number counts.
         """
-        options = [int(option) for option in self.choice.options]
-        options += [BEYOND * self.longest] if beyond else []
-        return next((steps for steps in options if steps > healing_steps(plan)), None)
-
-    def after(self, plan: CompressionPlan, times: int) -> int | None:
-        """The number of steps after being trained for longer so many times; None where there is none.
-
-        Past the space only for what has had all that the space allows.
-        """
-        done = healing_steps(plan)
-        options = [int(option) for option in self.choice.options]
-        options += [BEYOND * self.longest] if done >= self.longest else []
-        longer = [steps for steps in options if steps > done]
-        return longer[times - 1] if times <= len(longer) else None
+        if plan.distillation is None:
+            return ()
+        options = [*map(int, self.choice.options), *([BEYOND * self.longest] if beyond else [])]
+        return tuple(steps for steps in options if steps > healing_steps(plan))
 
     def times_left(self, plan: CompressionPlan) -> int:
-        """How often a plan can still be trained for longer, past the space included; 0 where nothing is trained."""
-        if plan.distillation is None:
-            return 0
-        options = [*map(int, self.choice.options), BEYOND * self.longest]
-        return sum(steps > healing_steps(plan) for steps in options)
+        """How often a plan can still be trained for longer, past the space included."""
+        return len(self.lengths(plan, beyond=True))

@@ -20,16 +20,11 @@ def test_a_space_without_training_has_none() -> None:
 
 
 def test_steps_are_climbed_one_by_one_and_once_past_the_space() -> None:
-    assert [STEPS.next(_plan(steps)) for steps in (0, 40, 100, 160)] == [40, 160, 160, None]
-    assert STEPS.next(_plan(160), beyond=True) == 320
-    assert STEPS.next(_plan(320), beyond=True) is None
+    assert [STEPS.lengths(_plan(steps)) for steps in (0, 40, 100, 160)] == [(40, 160), (160,), (160,), ()]
+    assert [STEPS.lengths(_plan(steps), beyond=True) for steps in (40, 160, 320)] == [(160, 320), (320,), ()]
+    assert STEPS.lengths(CompressionPlan()) == ()
 
 
 def test_how_often_a_plan_can_still_be_trained() -> None:
     assert [STEPS.times_left(_plan(steps)) for steps in (0, 40, 160, 320)] == [3, 2, 1, 0]
     assert STEPS.times_left(CompressionPlan()) == 0
-
-
-def test_how_many_steps_a_plan_has_after_being_trained_again_and_again() -> None:
-    assert [STEPS.after(_plan(0), times) for times in (1, 2, 3)] == [40, 160, None]
-    assert [STEPS.after(_plan(steps), 1) for steps in (40, 160, 320)] == [160, 320, None]
