@@ -37,7 +37,7 @@ from autocompress.report.tables import write_trials
 from autocompress.search.estimates import estimates
 from autocompress.search.hope import hope_of
 from autocompress.search.proposing import proposer_of
-from autocompress.search.recipes import measured_recipes
+from autocompress.search.recipes import recipes
 from autocompress.search.tuner import StopReason, tune
 from autocompress.sensing import sensitivities_of
 from autocompress.store.front_keeper import FrontKeeper
@@ -346,7 +346,7 @@ class _Search:
             evaluator=evaluator,
             store=store,
             proposer=proposer,
-            seeds=measured_recipes(
+            seeds=recipes(
                 self._space,
                 self._graph,
                 found,

@@ -6,9 +6,7 @@ learn from first.
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from autocompress.core.space import Choice, SearchSpace
 from autocompress.core.target import Precision
 from autocompress.core.trial import Candidate, TrialState
 from autocompress.cost.shares import MacModel
+from autocompress.search.greedy_ratios import least_sensitive
 from autocompress.search.refusals import SIZE_ONLY_REASON
 
 Sensitivities = Mapping[str, Mapping[str, float]]
@@ -47,46 +46,30 @@ def recipes(
     graph: Graph,
     sensitivities: Sensitivities | None = None,
     cost: Callable[[CompressionPlan], float] | None = None,
-) -> list[Candidate]:
+    *,
+    store: TrialStore,
+    objective: Objective,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> Iterator[Candidate]:
     """Candidates to start from, most valuable first, no plan twice.
+
+    What is pruned is in the precision that proves cheapest once the uniform ones are in the store: a runtime's int8
+    kernels may be fast and a network slow in them anyway, where they are few, or boundaries many.
 
     Args:
         space: of the search; candidates stay inside it where it can express them.
         graph: what is compressed.
         sensitivities: choice name to ``str(option)`` to KL of the outputs; None where it was not measured.
         cost: rough, of a plan: what ranked pruning saves; multiply-accumulates where it is None.
+        store: asked after the uniform precisions were taken.
+        objective: what is to be cheap.
+        on_message: told where that is not the usual one.
 
-    Returns:
+    Yields:
         The uncompressed baseline first; then uniform precisions, uniform pruning with healing, ranked ones, and one
         pruned candidate without healing.
     """
-    return list(_unique(_Seeds(space, graph, sensitivities or {}, cost).all(lambda usual: usual)))
-
-
-def measured_recipes(
-    space: SearchSpace,
-    graph: Graph,
-    sensitivities: Sensitivities,
-    *,
-    store: TrialStore,
-    objective: Objective,
-    cost: Callable[[CompressionPlan], float] | None = None,
-    on_message: Callable[[str], None] = lambda text: None,
-) -> Iterator[Candidate]:
-    """The same, in the precision that proves cheapest once the uniform ones are in the store.
-
-    A runtime's int8 kernels may be fast and a network slow in them anyway: where they are few, or boundaries many.
-
-    Args:
-        space: as for :func:`recipes`.
-        graph: likewise.
-        sensitivities: likewise.
-        store: asked after the uniform precisions were taken.
-        objective: what is to be cheap.
-        cost: as for :func:`recipes`.
-        on_message: told where that is not the usual one.
-    """
-    seeds = _Seeds(space, graph, sensitivities, cost)
+    seeds = _Seeds(space, graph, sensitivities or {}, cost)
 
     def cheapest(usual: str) -> str:
         known = {t.plan.digest: t for t in store.trials() if t.state is TrialState.COMPLETE}
@@ -227,54 +210,10 @@ class _Seeds:
     def _least_sensitive(
         self, goals: Sequence[float], precision: str, skipped: Mapping[str, Any]
     ) -> dict[float, dict[str, float]]:
-        """Prune ratios for each saving that can be reached, as a share of what is left without the skipped blocks.
-
-        Greedy: the step that costs the least KL for what it saves comes next.
-        """
+        """Prune ratios for each saving that can be reached, as a share of what is left without the skipped blocks."""
         gone = self._gone(skipped)
-        known = [
-            c for c in self._choices("ratio") if c.subject not in gone and len(self.sensitivities.get(c.name, {})) > 1
-        ]
-        if not known or not goals:
-            return {}
-        saved = self._savings(precision, skipped)
-        current: dict[str, float] = {c.name: 0.0 for c in known}
-        reached: dict[float, dict[str, float]] = {}
-        now = 0.0
-        # By what a step cost for what it saved when it was last asked; only the best is asked again.
-        queue = [(-math.inf, c.name, float(option)) for c in known for option in c.options if float(option) > 0]
-        idle: list[tuple[float, str, float]] = []
-        heapq.heapify(queue)
-        while queue and len(reached) < len(goals):
-            stale, name, ratio = heapq.heappop(queue)
-            harm = self._harm(name, ratio, current[name])
-            if harm is None:
-                continue
-            gain = saved({**current, name: ratio}) - now
-            if gain <= 0:
-                # It may save something once others are taken.
-                idle.append((-math.inf, name, ratio))
-                continue
-            price = harm / gain
-            if price > stale and queue and price > queue[0][0]:
-                heapq.heappush(queue, (price, name, ratio))
-                continue
-            current[name], now = ratio, now + gain
-            for waiting in idle:
-                heapq.heappush(queue, waiting)
-            idle.clear()
-            for goal in goals:
-                if now >= goal and goal not in reached:
-                    reached[goal] = {name: ratio for name, ratio in current.items() if ratio > 0}
-        return {goal: reached[goal] for goal in goals if goal in reached}
-
-    def _harm(self, name: str, ratio: float, before: float) -> float | None:
-        """The KL that a wider step adds; None where it is no step, or not known."""
-        known = {float(option): kl for option, kl in self.sensitivities[name].items()}
-        if ratio <= before or ratio not in known:
-            return None
-        # A noisy reading may fall; a step never counts as winning quality back.
-        return max(known[ratio] - known.get(before, 0.0), 0.0)
+        left = [c for c in self._choices("ratio") if c.subject not in gone]
+        return least_sensitive(goals, left, self.sensitivities, self._savings(precision, skipped)) if goals else {}
 
     def _savings(self, precision: str, skipped: Mapping[str, Any]) -> Callable[[Mapping[str, float]], float]:
         """Share of the cost that prune ratios save, by their choices' names."""

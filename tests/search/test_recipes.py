@@ -1,7 +1,9 @@
 """The first candidates of a search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from autocompress.core.space import SearchSpace
 from autocompress.core.trial import Candidate, Trial
 from autocompress.cost.shares import MacModel
 from autocompress.hardware.profiles import load_target
-from autocompress.search.recipes import measured_recipes, recipes
+from autocompress.search.recipes import recipes
 from autocompress.search.space_builder import build_space, load_template
 
 INT8 = LayerPlan(weight_bits=8, activation_bits=8)
@@ -52,6 +54,7 @@ class FakeGraph:
 
 
 GRAPH = FakeGraph()
+LATENCY = Objective(metric="latency_ms")
 SPACE = build_space(GRAPH, VNNI, load_template("default"))
 SENSITIVITIES = {
     **{f"precision:{n}": {"fp32": 0.0, "int8": kl} for n, kl in (("a", 0.9), ("b", 0.1), ("c", 0.2), ("fc", 0.05))},
@@ -66,31 +69,23 @@ def labelled(candidates: list[Candidate]) -> dict[str, Candidate]:
     return {c.label: c for c in candidates}
 
 
-class Store:
-    def __init__(self) -> None:
-        self.items: list[Trial] = []
-
-    def append(self, trial: Trial) -> None:
-        self.items.append(trial)
-
-    def trials(self) -> Sequence[Trial]:
-        return tuple(self.items)
+def first(space: SearchSpace, graph: FakeGraph, *more: Any) -> list[Candidate]:
+    """Before anything was measured."""
+    return list(recipes(space, graph, *more, store=SimpleNamespace(trials=tuple), objective=LATENCY))
 
 
 @pytest.mark.parametrize(("int8_ms", "precision"), [(0.6, "int8"), (0.98, "int8"), (1.6, "fp32")])
 def test_what_is_pruned_is_in_the_precision_that_proved_fast(
     int8_ms: float, precision: str, trial_factory: Callable[..., Trial]
 ) -> None:
-    store = Store()
-    latency = Objective(metric="latency_ms")
     labels: list[str] = []
     said: list[str] = []
-    for candidate in measured_recipes(
-        SPACE, GRAPH, SENSITIVITIES, store=store, objective=latency, on_message=said.append
-    ):
+    trials: list[Trial] = []
+    store = SimpleNamespace(trials=lambda: trials)
+    for candidate in recipes(SPACE, GRAPH, SENSITIVITIES, store=store, objective=LATENCY, on_message=said.append):
         labels.append(candidate.label)
         fast = candidate.label == "int8"
-        store.append(
+        trials.append(
             trial_factory(len(labels), latency_ms=int8_ms if fast else 1.0, plan=candidate.plan, source="baseline")
         )
     assert labels[:2] == ["fp32", "int8"]
@@ -101,19 +96,19 @@ def test_what_is_pruned_is_in_the_precision_that_proved_fast(
 
 
 def test_the_uncompressed_model_comes_first_and_int8_next() -> None:
-    found = recipes(SPACE, GRAPH)
+    found = first(SPACE, GRAPH)
     assert [(c.source, c.label) for c in found[:2]] == [("baseline", "fp32"), ("baseline", "int8")]
     assert found[0].plan == CompressionPlan()
     assert all(found[1].plan.layer(layer.name) == INT8 for layer in GRAPH.layers())
 
 
 def test_no_plan_comes_twice() -> None:
-    digests = [c.plan.digest for c in recipes(SPACE, GRAPH, SENSITIVITIES)]
+    digests = [c.plan.digest for c in first(SPACE, GRAPH, SENSITIVITIES)]
     assert len(digests) == len(set(digests))
 
 
 def test_pruning_comes_with_and_without_healing_in_int8_and_fp32() -> None:
-    found = labelled(recipes(SPACE, GRAPH))
+    found = labelled(first(SPACE, GRAPH))
     healed, bare, fp32 = (found[f"prune 50% + {end}"] for end in ("int8", "int8, not healed", "fp32"))
     assert healed.plan.prune == bare.plan.prune == fp32.plan.prune == {"a": 0.5, "b": 0.5, "c": 0.5}
     assert healed.plan.distillation == fp32.plan.distillation == DistillationPlan()
@@ -123,22 +118,22 @@ def test_pruning_comes_with_and_without_healing_in_int8_and_fp32() -> None:
 
 
 def test_unhealed_pruning_is_tried_last() -> None:
-    assert recipes(SPACE, GRAPH, SENSITIVITIES)[-1].label.endswith("not healed")
+    assert first(SPACE, GRAPH, SENSITIVITIES)[-1].label.endswith("not healed")
 
 
 def test_the_four_bit_anchor_is_there_even_where_the_space_has_no_int4() -> None:
-    anchor = labelled(recipes(SPACE, GRAPH))["int4"]
+    anchor = labelled(first(SPACE, GRAPH))["int4"]
     assert all(anchor.plan.layer(layer.name) == INT4 for layer in GRAPH.layers())
     assert anchor.assignment == {}
 
 
 def test_the_four_bit_anchor_is_inside_a_space_that_has_int4() -> None:
     space = build_space(GRAPH, VNNI, load_template("default"), objectives=[Objective(metric="size_bytes")])
-    assert labelled(recipes(space, GRAPH))["int4"].assignment["precision:a"] == "int4"
+    assert labelled(first(space, GRAPH))["int4"].assignment["precision:a"] == "int4"
 
 
 def test_no_integer_is_proposed_where_the_runtime_refuses_it() -> None:
-    found = recipes(build_space(GRAPH, NANO, load_template("default")), GRAPH)
+    found = first(build_space(GRAPH, NANO, load_template("default")), GRAPH)
     assert [c.label for c in found[:2]] == ["fp32", "fp16"]
     assert not any(plan.activation_bits == 8 for c in found for plan in c.plan.layers.values())
     assert "prune 50% + fp16" in labelled(found)
@@ -146,7 +141,7 @@ def test_no_integer_is_proposed_where_the_runtime_refuses_it() -> None:
 
 @pytest.mark.parametrize("space", [SPACE, build_space(GRAPH, NANO, load_template("default"))])
 def test_assignments_are_complete_legal_and_mean_the_plan(space: SearchSpace) -> None:
-    for candidate in recipes(space, GRAPH, SENSITIVITIES):
+    for candidate in first(space, GRAPH, SENSITIVITIES):
         if not candidate.assignment:
             continue
         assert set(candidate.assignment) == {c.name for c in space.choices}
@@ -155,7 +150,7 @@ def test_assignments_are_complete_legal_and_mean_the_plan(space: SearchSpace) ->
 
 
 def test_ranked_pruning_spares_the_sensitive_group() -> None:
-    found = labelled(recipes(SPACE, GRAPH, SENSITIVITIES))
+    found = labelled(first(SPACE, GRAPH, SENSITIVITIES))
     plan = found["least sensitive, 35% cheaper + int8"].plan
     assert plan.prune["c"] == 0.75
     assert "a" not in plan.prune
@@ -163,24 +158,24 @@ def test_ranked_pruning_spares_the_sensitive_group() -> None:
 
 @pytest.mark.parametrize("goal", [0.2, 0.35, 0.5, 0.65])
 def test_ranked_pruning_reaches_its_savings(goal: float) -> None:
-    candidate = labelled(recipes(SPACE, GRAPH, SENSITIVITIES))[f"least sensitive, {goal:.0%} cheaper + int8"]
+    candidate = labelled(first(SPACE, GRAPH, SENSITIVITIES))[f"least sensitive, {goal:.0%} cheaper + int8"]
     assert candidate.source == "sensitivity"
     assert MacModel(GRAPH.layers(), GRAPH.groups()).saved(candidate.plan.prune) >= goal
 
 
 def test_the_most_sensitive_layers_stay_float() -> None:
-    found = labelled(recipes(SPACE, GRAPH, SENSITIVITIES))
+    found = labelled(first(SPACE, GRAPH, SENSITIVITIES))
     one, two = found["int8, 1 most sensitive layer fp32"].plan, found["int8, 2 most sensitive layers fp32"].plan
     assert set(one.layers) == {"b", "c", "fc"}
     assert set(two.layers) == {"b", "fc"}
 
 
-def test_sensitivities_that_are_missing_leave_the_uniform_recipes() -> None:
-    assert [c.label for c in recipes(SPACE, GRAPH, {})] == [c.label for c in recipes(SPACE, GRAPH, None)]
+def test_sensitivities_that_are_missing_leave_the_uniform_first() -> None:
+    assert [c.label for c in first(SPACE, GRAPH, {})] == [c.label for c in first(SPACE, GRAPH, None)]
     partial = {"ratio:a": {"0.0": 0.0}, "precision:a": {"fp32": 0.0}}
-    assert not any(c.source == "sensitivity" for c in recipes(SPACE, GRAPH, partial))
+    assert not any(c.source == "sensitivity" for c in first(SPACE, GRAPH, partial))
 
 
 def test_a_space_without_pruning_has_precision_recipes_only() -> None:
     space = build_space(GRAPH, VNNI, load_template("quantize"))
-    assert [c.label for c in recipes(space, GRAPH)] == ["fp32", "int8", "int4"]
+    assert [c.label for c in first(space, GRAPH)] == ["fp32", "int8", "int4"]
