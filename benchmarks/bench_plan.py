@@ -6,6 +6,7 @@ Calibration is done once a run and not counted. Each round has other prune ratio
 from __future__ import annotations
 
 import cProfile
+import gc
 import pstats
 import tempfile
 import time
@@ -107,6 +108,9 @@ def main() -> None:
     compressor = Compressor(graph, dataset=ArrayDataset([images]))
     calibration = compressor.calibration(graph)
     groups = [group for group in graph.groups() if group.prunable]
+    # As during a search: what is loaded by now is not looked through again at each collection.
+    gc.collect()
+    gc.freeze()
     rows = stage_rows(plan_times(compressor, calibration, lambda: new_plan(groups, rng), rounds=ROUNDS))
     table("A new plan for ResNet-50, int8, about 30% pruned", ("stage", "ms", "of a session of the file"), rows)
     table(

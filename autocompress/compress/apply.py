@@ -24,7 +24,7 @@ from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
 from autocompress.compress.low_rank import LayerRank, factor_plans, low_rank
 from autocompress.compress.prune import kept_values, prune, select_kept
-from autocompress.compress.quantize import NO_DATA, quantize
+from autocompress.compress.quantize import NO_DATA, quantize, quantize_in_place
 from autocompress.compress.ranges import EXTREMES
 from autocompress.compress.sparsify import sparse_layers, sparsify, store_sparse
 from autocompress.compress.weights import QuantizedWeight, WeightCache
@@ -46,6 +46,12 @@ class _Recent(Generic[T]):
     def __init__(self, capacity: int) -> None:
         self._entries: OrderedDict[Hashable, T] = OrderedDict()
         self._capacity = capacity
+
+    def known(self, key: Hashable) -> T | None:
+        """What is remembered; None where nothing is."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
 
     def get(self, key: Hashable, make: Callable[[], T], *, good: Callable[[T], bool] = lambda item: True) -> T:
         found = self._entries.get(key)
@@ -161,7 +167,10 @@ class Compressor:
         if needs_ranges and self._dataset is None and calibration is None:
             raise PlanError(f"{NO_DATA[0].upper()}{NO_DATA[1:]}.")
         source = self._equalized(float_graph) if plan.equalize else float_graph
-        folded = self.folded(source)
+        corrects = self._dataset is not None and not draft and any(layer.weight_bits < 8 for layer in layers.values())
+        # What is calibrated is folded for that, and remembered.
+        calibrates = calibration is None and not draft and (needs_ranges or corrects)
+        folded, is_own = (self.folded(source), False) if calibrates else self._folded_once(source)
         layers = self._with_rounding(factor_plans(layers, plan, folded), plan, folded, draft=draft)
         sparse = [name for name, found in sparse_layers(plan, folded).items() if found.storage == "sparse"]
         if sparse and not layers:
@@ -173,13 +182,12 @@ class Compressor:
                 # Pruning keeps the names of values, so the uncompressed graph's ranges fit in form.
                 whole = self._equalized(self.graph) if plan.equalize else self.graph
                 ranges = self.calibration(whole, plan.calibrator)
-                return store_sparse(self._quantized(folded, layers, plan, ranges), sparse)
+                return store_sparse(self._quantized(folded, layers, plan, ranges, is_own=is_own), sparse)
             except UnknownNameError:
-                pass
-        corrects = self._dataset is not None and not draft and any(layer.weight_bits < 8 for layer in layers.values())
+                folded, is_own = self.folded(source), False
         if calibration is None and (needs_ranges or corrects):
             calibration = self.calibration(source, plan.calibrator)
-        return store_sparse(self._quantized(folded, layers, plan, calibration), sparse)
+        return store_sparse(self._quantized(folded, layers, plan, calibration, is_own=is_own), sparse)
 
     def layer_plans(self, plan: CompressionPlan) -> dict[str, LayerPlan]:
         """What the plan means for each layer; layers that stay float32 or are skipped are left out.
@@ -193,6 +201,11 @@ class Compressor:
     def folded(self, float_graph: ModelGraph) -> ModelGraph:
         """The graph with BatchNormalization folded; cached."""
         return self._folded.get(id(float_graph), lambda: (float_graph, fold_batch_norm(float_graph)))[1]
+
+    def _folded_once(self, float_graph: ModelGraph) -> tuple[ModelGraph, bool]:
+        """The same, and whether nothing else holds it, so that it may become the artifact without a copy."""
+        known = self._folded.known(id(float_graph))
+        return (fold_batch_norm(float_graph), True) if known is None else (known[1], False)
 
     def _equalized(self, float_graph: ModelGraph) -> ModelGraph:
         """The folded graph with the ranges of its channels equalized; cached."""
@@ -231,6 +244,8 @@ class Compressor:
         layers: Mapping[str, LayerPlan],
         plan: CompressionPlan,
         calibration: Calibration | None,
+        *,
+        is_own: bool,
     ) -> ModelGraph:
         rounded = None
         dataset = self._dataset
@@ -239,7 +254,7 @@ class Compressor:
             rounded = self._rounded.get(
                 (folded.digest, labels), lambda: round_layers(folded, layers, dataset, reduce_range=self._reduce_range)
             )
-        return quantize(
+        return (quantize_in_place if is_own else quantize)(
             folded,
             layers,
             calibration,

@@ -6,12 +6,14 @@ they stay in a processor's cache, and no float copy of all weights is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from autocompress.graph.tensors import fixed_shape
 
 #: Rows are gathered in blocks that stay in a processor's cache.
 _BLOCK_BYTES = 1 << 18
@@ -42,14 +44,19 @@ class _Recipe:
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         if self.made is not None:
             return self.made.numpy()[start:stop]
-        block = self.source[self.axes[0][start:stop]] if 0 in self.axes else self.source[start:stop]
-        for axis, kept in self.axes.items():
-            if axis > 0:
-                block = block.take(kept, axis)
+        block = self.part(self.axes[0][start:stop] if 0 in self.axes else slice(start, stop))
         if self.scale is None:
             return block
         factors = self.scale[start:stop].reshape(-1, *[1] * (block.ndim - 1))
         return np.asarray(np.multiply(block, factors, out=block if self.axes else None))
+
+    def part(self, rows: NDArray[np.intp] | slice) -> NDArray[Any]:
+        """Rows of the source, without the entries of other axes that leave."""
+        block = self.source[rows]
+        for axis, kept in self.axes.items():
+            if axis > 0:
+                block = block.take(kept, axis)
+        return block
 
 
 class DerivedTensor(ir.LazyTensor):
@@ -73,22 +80,53 @@ class DerivedTensor(ir.LazyTensor):
         scale: NDArray[Any] | None = None,
     ) -> None:
         self._recipe = _Recipe(source, axes, scale, dtype)
-        super().__init__(self._recipe, dtype, ir.Shape(self._recipe.sizes, frozen=True), name=name)
+        self._key: Hashable = None
+        super().__init__(self._recipe, dtype, fixed_shape(self._recipe.sizes), name=name)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The shape as numbers."""
         return self._recipe.sizes
 
+    @property
+    def source(self) -> NDArray[Any]:
+        """What it comes from; not to be written to."""
+        return self._recipe.source
+
+    @property
+    def axes(self) -> Mapping[int, NDArray[np.intp]]:
+        """Axis of the source, in order, to the sorted indices that stay."""
+        return self._recipe.axes
+
+    @property
+    def scale(self) -> NDArray[Any] | None:
+        """``(rows,)`` factors of what stays of the first axis."""
+        return self._recipe.scale
+
+    @property
+    def key(self) -> Hashable:
+        """The same for tensors that hold the same part of one source, as long as one of them lives."""
+        if self._key is None:
+            recipe = self._recipe
+            axes = tuple((axis, kept.tobytes()) for axis, kept in recipe.axes.items())
+            self._key = (id(recipe.source), axes, None if recipe.scale is None else recipe.scale.tobytes())
+        return self._key
+
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Entries ``start`` to ``stop`` of the first axis; not to be written to."""
         return self._recipe.rows(start, stop)
 
+    def unscaled_rows(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """The given entries of the first axis without their factors; not to be written to."""
+        axes = self._recipe.axes
+        return self._recipe.part(axes[0][rows] if 0 in axes else rows)
+
     def scaled(self, scale: NDArray[Any], name: str) -> DerivedTensor:
         """This tensor with each entry of the first axis times its ``(rows,)`` factor."""
         recipe = self._recipe
-        if recipe.made is not None or recipe.scale is not None:
+        if recipe.scale is not None:
             return DerivedTensor(recipe().numpy(), {}, dtype=self.dtype, name=name, scale=scale)
+        # Also where it was read: what is made of a part must not depend on that.
         return DerivedTensor(recipe.source, recipe.axes, dtype=self.dtype, name=name, scale=scale)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from autocompress.graph.tensors import shape_of_tensor, tensor_of
 
 #: By name; an attribute of another node is taken over as it is.
 Attributes = Mapping[str, int | Sequence[int] | ir.Attr]
@@ -38,13 +41,13 @@ class Editor:
         """An initializer holding ``tensor``, under its name or one made unique."""
         name = self.fresh(str(tensor.name))
         tensor.name = name
-        value = ir.Value(name=name, const_value=tensor, shape=_fixed(tensor), type=ir.TensorType(tensor.dtype))
+        value = ir.Value(name=name, const_value=tensor, shape=shape_of_tensor(tensor), type=ir.TensorType(tensor.dtype))
         self.graph.register_initializer(value)
         return value
 
     def array(self, array: NDArray[Any], name: str) -> ir.Value:
         """An initializer holding ``array``."""
-        return self.constant(ir.Tensor(np.asarray(array), name=name))
+        return self.constant(tensor_of(np.asarray(array), name))
 
     def before(
         self,
@@ -148,10 +151,10 @@ class Editor:
 def _attribute(name: str, value: int | Sequence[int] | ir.Attr) -> ir.Attr:
     if isinstance(value, ir.Attr):
         return value
-    return ir.AttrInt64(name, int(value)) if isinstance(value, int) else ir.AttrInt64s(name, list(value))
+    return _number(name, int(value)) if isinstance(value, int) else ir.AttrInt64s(name, list(value))
 
 
-def _fixed(tensor: ir.TensorProtocol) -> ir.Shape:
-    """A tensor's own shape: it never changes, so a value may share it."""
-    shape = tensor.shape
-    return shape if isinstance(shape, ir.Shape) else ir.Shape(shape.numpy())
+@lru_cache(maxsize=256)
+def _number(name: str, value: int) -> ir.Attr:
+    """Attributes never change: nodes may share one."""
+    return ir.AttrInt64(name, value)

@@ -12,6 +12,7 @@ from autocompress.compress.derived import DerivedTensor, weight_of, whole
 from autocompress.graph.blocks import drop_repeated_activations
 from autocompress.graph.layers import weight_value
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.graph.tensors import shape_of_tensor, tensor_of
 
 _FOLDABLE = ("Conv", "ConvTranspose", "Gemm")
 
@@ -75,7 +76,7 @@ def _fold(node: ir.Node, model: ir.Graph) -> None:
         if not (np.isfinite(folded.numpy()).all() and np.isfinite(folded_bias).all()):
             return
     _set(model, layer, 1, folded)
-    _set(model, layer, 2, ir.Tensor(folded_bias, name=bias_name))
+    _set(model, layer, 2, tensor_of(folded_bias, bias_name))
     source.type, source.shape = output.type, output.shape
     output_name = output.name
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
@@ -121,14 +122,12 @@ def _set(model: ir.Graph, node: ir.Node, index: int, tensor: ir.TensorProtocol) 
     name = str(tensor.name)
     old = node.inputs[index] if len(node.inputs) > index else None
     if old is not None:
-        old.const_value, old.shape = tensor, ir.Shape(tensor.shape.numpy())
+        old.const_value, old.shape = tensor, shape_of_tensor(tensor)
         return
     while name in model.initializers:
         name += ".folded"
     tensor.name = name
-    value = ir.Value(
-        name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-    )
+    value = ir.Value(name=name, const_value=tensor, shape=shape_of_tensor(tensor), type=ir.TensorType(tensor.dtype))
     model.register_initializer(value)
     if len(node.inputs) <= index:
         node.resize_inputs(index + 1)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from autocompress.core.layer_rules import STORED_BITS
+from autocompress.graph.tensors import tensor_of
 
 _SIGNED: dict[int, tuple[np.dtype[Any], ir.DataType]] = {
     8: (np.dtype(np.int8), ir.DataType.INT8),
@@ -35,7 +36,7 @@ def packed_tensor(values: NDArray[Any], bits: int, name: str) -> ir.TensorProtoc
     """
     stored = STORED_BITS[bits]
     dtype, kind = (_UNSIGNED if values.dtype == np.uint8 else _SIGNED)[stored]
-    return ir.Tensor(values if stored == 8 else values.astype(dtype), dtype=kind, name=name)
+    return tensor_of(values if stored == 8 else values.astype(dtype), name, dtype=kind)
 
 
 def allow_int2(model: ir.Model) -> None:

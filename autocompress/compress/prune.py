@@ -16,6 +16,7 @@ from autocompress.core.plan import DEFAULT, CompressionPlan
 from autocompress.graph.channel_layout import slice_ranges
 from autocompress.graph.channels import ChannelAnalysis, analyse_channels
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.graph.tensors import fixed_shape, shape_of_tensor, tensor_of
 
 Keep = Mapping[str, NDArray[np.intp]]
 
@@ -84,16 +85,13 @@ def prune(graph: ModelGraph, keep: Keep) -> ModelGraph:
     for name, value in model.initializers.items():
         if name in cut and value.const_value is not None:
             value.const_value = _sliced(value.const_value, graph.initializers[name], cut[name])
-            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.shape = shape_of_tensor(value.const_value)
     for node in model:
         changed = False
         for value in node.outputs:
             axes = cut.get(str(value.name))
             if axes is not None and value.shape is not None:
-                dims = list(value.shape)
-                for axis, indices in axes.items():
-                    dims[axis] = len(indices)
-                value.shape = ir.Shape(dims)
+                value.shape = _narrowed(value.shape, axes)
                 changed = True
         edit = _EDITS.get(node.op_type)
         if changed and edit is not None:
@@ -175,7 +173,15 @@ def _sliced(tensor: ir.TensorProtocol, array: NDArray[Any], axes: Mapping[int, N
     """A tensor that keeps the given entries of each axis; a large one is not computed before it is read."""
     if array.ndim > 1:
         return DerivedTensor(array, axes, dtype=tensor.dtype, name=tensor.name)
-    return ir.Tensor(array.take(axes[0], 0), dtype=tensor.dtype, name=tensor.name)
+    return tensor_of(array.take(axes[0], 0), tensor.name, dtype=tensor.dtype)
+
+
+def _narrowed(shape: ir.Shape, axes: Mapping[int, NDArray[np.intp]]) -> ir.Shape:
+    dims = list(shape.dims)
+    for axis, indices in axes.items():
+        dims[axis] = len(indices)
+    known = tuple(size for size in dims if isinstance(size, int))
+    return fixed_shape(known) if len(known) == len(dims) else ir.Shape(dims)
 
 
 def _edit_groups(graph: ir.Graph, node: ir.Node) -> None:

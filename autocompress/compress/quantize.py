@@ -91,16 +91,43 @@ def quantize(
         UnknownNameError: an unknown calibrator, activation type or layer.
         CandidateError: a weight is past float16's range.
     """
+    return quantize_in_place(
+        graph.clone(),
+        plans,
+        calibration,
+        calibrator=calibrator,
+        activation_type=activation_type,
+        reduce_range=reduce_range,
+        cache=cache,
+        rounded=rounded,
+    )
+
+
+def quantize_in_place(
+    graph: ModelGraph,
+    plans: Mapping[str, LayerPlan],
+    calibration: Calibration | None,
+    *,
+    calibrator: str = "minmax",
+    activation_type: str = "uint8",
+    reduce_range: bool = False,
+    cache: WeightCache | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
+) -> ModelGraph:
+    """As :func:`quantize`, but the nodes of ``graph`` become those of the result: nobody may need it any more.
+
+    Where this raises, ``graph`` may be changed in part.
+    """
     if activation_type not in ACTIVATION_TYPES:
         raise UnknownNameError("activation type", activation_type, ACTIVATION_TYPES)
-    copy = graph.clone()
-    names = layer_names(copy.model)
+    model = graph.model
+    names = layer_names(model)
     for name in plans:
         if name not in names.values():
             raise UnknownNameError("layer", name, names.values())
-    layers = {node: plans[names[str(node.name)]] for node in copy.model.graph if names.get(str(node.name)) in plans}
+    layers = {node: plans[names[str(node.name)]] for node in model.graph if names.get(str(node.name)) in plans}
     weights = {node: weight_of(node.inputs[1]) for node in layers}
-    editor = Editor(copy.model.graph)
+    editor = Editor(model.graph)
     cache = cache if cache is not None else WeightCache()
     made: dict[ir.Node, QuantizedWeight | GroupedWeight] = {}
     for node, plan in layers.items():
@@ -125,7 +152,7 @@ def quantize(
         if isinstance(quantized, GroupedWeight):
             if refused_matmul_nbits(node, plan) is None:
                 use_matmul_nbits(node, editor, quantized, plan)
-                copy.model.graph.opset_imports[DOMAIN] = 1
+                model.graph.opset_imports[DOMAIN] = 1
             else:
                 store_grouped(node, editor, quantized, plan.weight_bits)
         elif quantized is not None and plan.dynamic:
@@ -137,17 +164,17 @@ def quantize(
     for name in FLOAT_TYPES:
         half = [n for n, plan in layers.items() if plan.activation_bits == 16 and plan.float_type == name]
         if half:
-            to_half(copy.model.graph, half, editor, ir.DataType[name.upper()])
+            to_half(model.graph, half, editor, ir.DataType[name.upper()])
         if half and name == "bfloat16":
-            imports = copy.model.graph.opset_imports
+            imports = model.graph.opset_imports
             imports[""] = max(imports[""], BFLOAT16_OPSET)
     for node, plan in layers.items():
         if node.op_type in RECURRENT_GATES:
             _store_state_weight(node, plan, editor, cache)
     editor.drop_unused()
     if any(plan.weight_bits == 2 for plan in layers.values()):
-        allow_int2(copy.model)
-    return ModelGraph(copy.model)
+        allow_int2(model)
+    return ModelGraph(model)
 
 
 class _IntegerMaker:

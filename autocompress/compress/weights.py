@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.compress.derived import Weight, rows_of, shape_of, whole
+from autocompress.compress.derived import DerivedTensor, Weight, shape_of, whole
+from autocompress.compress.peaks import (
+    WholeCodes,
+    columns_part_to_peak,
+    columns_to_peak,
+    part_to_peak,
+    rows_to_peak,
+    whole_codes,
+    with_steps_for_zeros,
+)
 
 T = TypeVar("T")
 #: Clipping points tried for few bits, as shares of the largest weight: clipping outliers buys finer steps for the
@@ -24,8 +33,6 @@ SHRINK = {
 }
 #: Elements worked on at a time: what the nearest caches hold.
 _BLOCK = 1 << 15
-#: A smaller step is not a normal number: dividing by it is inexact.
-_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +82,7 @@ def quantize_weight(weight: Weight, bits: int, axis: int, *, reduce_range: bool 
         reduce_range: keep 8-bit weights within 7 bits.
     """
     if bits == 8 and axis == 1 and len(shape_of(weight)) == 2:
-        values, scale = _columns_to_peak(weight, top_level(bits, reduce_range=reduce_range))
+        values, scale = columns_to_peak(weight, top_level(bits, reduce_range=reduce_range))
         return QuantizedWeight(values=values, scale=scale, axis=axis)
     moved = weight if axis == 0 else np.ascontiguousarray(np.moveaxis(whole(weight), axis, 0))
     values, scale = symmetric_rows(moved, bits, reduce_range=reduce_range)
@@ -88,7 +95,7 @@ def symmetric_rows(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """``(rows, size)`` symmetric integers of the entries of the first axis, and their ``(rows,)`` steps."""
     top = top_level(bits, reduce_range=reduce_range)
-    return _to_peak(weight, top) if bits == 8 else _clipped(whole(weight), top, SHRINK[bits])
+    return rows_to_peak(weight, top) if bits == 8 else _clipped(whole(weight), top, SHRINK[bits])
 
 
 def with_scale(weight: Weight, quantized: QuantizedWeight, scale: NDArray[np.float32]) -> QuantizedWeight:
@@ -107,49 +114,6 @@ def with_scale(weight: Weight, quantized: QuantizedWeight, scale: NDArray[np.flo
     return replace(quantized, values=integers, scale=scale)
 
 
-def _to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """``(channels, size)`` integers and ``(channels,)`` steps that reach each channel's peak."""
-    channels, *sizes = shape_of(weight)
-    size = math.prod(sizes)
-    values, scale = np.empty((channels, size), np.int8), np.ones(channels, np.float32)
-    if not values.size:
-        return values, scale
-    step = max(1, _BLOCK // size)
-    buffer = np.empty((min(step, channels), size), np.float32)
-    for start in range(0, channels, step):
-        rows = rows_of(weight, start, start + step).reshape(-1, size)
-        steps = scale[start : start + step]
-        scratch = buffer[: len(rows)]
-        np.abs(rows, out=scratch)
-        np.divide(scratch.max(1), np.float32(top), out=steps)
-        # A channel of zeros has no step yet, and any gives zeros. Nothing needs clipping: the peak's step reaches it.
-        np.divide(rows, np.where(steps < _TINY, np.float32(1), steps)[:, None], out=scratch)
-        np.rint(scratch, out=scratch)
-        np.copyto(values[start : start + step], scratch, casting="unsafe")
-    return values, _with_steps_for_zeros(scale)
-
-
-def _columns_to_peak(weight: Weight, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The same for ``(size, channels)``, as MatMul keeps its weight: read in the order it lies in memory, twice."""
-    size, channels = shape_of(weight)
-    values, scale = np.empty((size, channels), np.int8), np.zeros(channels, np.float32)
-    if not values.size:
-        return values, np.ones(channels, np.float32)
-    step = max(1, _BLOCK // channels)
-    buffer = np.empty((min(step, size), channels), np.float32)
-    parts = [(start, rows_of(weight, start, start + step)) for start in range(0, size, step)]
-    for _, rows in parts:
-        np.maximum(scale, np.abs(rows, out=buffer[: len(rows)]).max(0), out=scale)
-    np.divide(scale, np.float32(top), out=scale)
-    steps = np.where(scale < _TINY, np.float32(1), scale)
-    for start, rows in parts:
-        scratch = buffer[: len(rows)]
-        np.divide(rows, steps, out=scratch)
-        np.rint(scratch, out=scratch)
-        np.copyto(values[start : start + step], scratch, casting="unsafe")
-    return values, _with_steps_for_zeros(scale)
-
-
 def _clipped(
     weight: NDArray[np.float32], top: int, shrink: NDArray[np.float64]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -158,19 +122,13 @@ def _clipped(
     values, scale = np.empty(rows.shape, np.int8), np.ones(len(rows), np.float32)
     if rows.size:
         scale = np.asarray(np.maximum(rows.max(1), -rows.min(1)) / np.float32(top), np.float32)
-        scale = _with_steps_for_zeros(scale)
+        scale = with_steps_for_zeros(scale)
     step = max(1, _BLOCK // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         scale[part] = _least_error(rows[part], scale[part], top, shrink)
         np.copyto(values[part], _rounded(rows[part], scale[part], top), casting="unsafe")
     return values, scale
-
-
-def _with_steps_for_zeros(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A channel of zeros gets the largest step of the others."""
-    scale[scale < _TINY] = max(float(scale.max()), 1e-8)
-    return scale
 
 
 def _rounded(rows: NDArray[np.float32], scale: NDArray[np.float32], top: int) -> NDArray[np.float32]:
@@ -208,18 +166,24 @@ def _least_error(
     return best
 
 
+def _is_gathered(weight: DerivedTensor, axis: int) -> bool:
+    """Whether a part's integers are gathered from its source's: along rows, or plain columns."""
+    by_columns = axis == 1 and len(weight.sizes) == 2 and weight.scale is None
+    return bool(weight.axes) and (axis == 0 or by_columns)
+
+
 class WeightCache:
     """Remembers what was made of weights, by the weight it came from and how it was made.
 
-    Graphs of a search share the weights they agree on (pruning and folding are cached too), so the object itself stands
-    for (initializer, kept channels, training state), and nothing needs to be hashed.
+    Graphs of a search share the arrays they agree on, so an array's identity stands for an initializer and its training
+    state; what is kept of it, and its factors, are compared as they are.
 
     Args:
         capacity_bytes: of float weights whose integers are remembered; the least recently used go first.
     """
 
     def __init__(self, capacity_bytes: int = 1 << 29) -> None:
-        self._entries: OrderedDict[tuple[int, Hashable], tuple[Weight, Any]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Weight, Any]] = OrderedDict()
         self._capacity = capacity_bytes
         self._bytes = 0
         self.hits = 0
@@ -228,15 +192,21 @@ class WeightCache:
     def get(self, weight: Weight, bits: int, axis: int, *, reduce_range: bool = False) -> QuantizedWeight:
         """The integers of a weight; see :func:`quantize_weight`."""
         return self.remember(
-            weight,
-            (bits, axis, reduce_range),
-            lambda: quantize_weight(weight, bits, axis, reduce_range=reduce_range),
+            weight, (bits, axis, reduce_range), lambda: self._quantized(weight, bits, axis, reduce_range=reduce_range)
         )
+
+    def _quantized(self, weight: Weight, bits: int, axis: int, *, reduce_range: bool) -> QuantizedWeight:
+        if bits != 8 or not isinstance(weight, DerivedTensor) or not _is_gathered(weight, axis):
+            return quantize_weight(weight, bits, axis, reduce_range=reduce_range)
+        top, source = top_level(bits, reduce_range=reduce_range), weight.source
+        known: WholeCodes = self.remember(source, ("whole", top, axis), lambda: whole_codes(source, top, axis))
+        values, scale = (part_to_peak if axis == 0 else columns_part_to_peak)(weight, known, top)
+        return QuantizedWeight(values=values.reshape(weight.sizes), scale=scale, axis=axis)
 
     def remember(self, weight: Weight, how: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives for a weight; made once for each ``how``."""
-        # The entry keeps the weight alive, so no other can have its id.
-        key = (id(weight), how)
+        # The entry keeps the weight, and with it its source, alive, so no other can have its id.
+        key = (weight.key if isinstance(weight, DerivedTensor) else id(weight), how)
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)

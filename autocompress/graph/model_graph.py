@@ -20,13 +20,12 @@ from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.core.plan import CompressionPlan
 from autocompress.graph import serializing
 from autocompress.graph.cloning import clone_model
+from autocompress.graph.wire import Written, contiguous
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
-#: Protobuf's limit for one message.
-_MAX_BYTES = 2**31 - 1
+_MAX_BYTES = serializing.MAX_BYTES
 #: Smaller initializers stay inside a skeleton.
 _SKELETON_BYTES = 256
 
@@ -219,7 +218,7 @@ class ModelGraph:
         for name, array in arrays.items():
             if name not in initializers:
                 raise UnknownNameError("initializer", name, initializers)
-            tensor = ir.tensor(serializing.contiguous(array), name=name)
+            tensor = ir.tensor(contiguous(array), name=name)
             initializers[name].const_value = tensor
             initializers[name].shape = ir.Shape(array.shape)
             initializers[name].type = ir.TensorType(tensor.dtype)
@@ -243,7 +242,7 @@ class ModelGraph:
     def _size(self) -> int:
         if serializing.has_sparse(self._model):
             return len(serializing.to_bytes(self._model))
-        return serializing.file_size(*self._skeleton)
+        return self._skeleton.file_bytes
 
     def save(self, path: str | PathLike[str], *, max_bytes: int = _MAX_BYTES) -> None:
         """Write a ``.onnx`` file; one past ``max_bytes`` has its weights beside it, in ``<name>.data``.
@@ -272,7 +271,7 @@ class ModelGraph:
                     left.unlink()
 
     @cached_property
-    def _skeleton(self) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    def _skeleton(self) -> Written:
         return serializing.to_skeleton(self._model, _SKELETON_BYTES)
 
     def skeleton(self, min_bytes: int = _SKELETON_BYTES) -> tuple[bytes, dict[str, NDArray[Any]]]:
@@ -285,14 +284,13 @@ class ModelGraph:
             A serialized model whose larger initializers are external placeholders, and their arrays by name.
         """
         shared = min_bytes == _SKELETON_BYTES
-        proto, taken = self._skeleton if shared else serializing.to_skeleton(self._model, min_bytes)
-        arrays = {name: serializing.contiguous(self.initializers[name]) for name in taken}
-        return bytes(proto.SerializeToString(deterministic=True)), arrays
+        written = self._skeleton if shared else serializing.to_skeleton(self._model, min_bytes)
+        return written.joined(), {name: contiguous(self.initializers[name]) for name in written.taken}
 
     @cached_property
     def digest(self) -> str:
         """Digest of structure and weights, the same in every process."""
-        return serializing.digest(*self._skeleton)
+        return serializing.digest(self._skeleton)
 
     def to_torch(self, *, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> nn.Module:
         """A torch module whose forward is this graph; its parameters are the initializers, be they floats or integers.

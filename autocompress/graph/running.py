@@ -12,9 +12,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from autocompress.core.errors import ModelError
-from autocompress.graph import serializing
 from autocompress.graph.model_graph import InputSpec, ModelGraph
 from autocompress.graph.quiet import first_line
+from autocompress.graph.serializing import to_skeleton
+from autocompress.graph.wire import contiguous
 
 #: Initializers from this size on are handed to a session from memory.
 _LARGE_BYTES = 1 << 20
@@ -28,11 +29,14 @@ def open_session(model: ir.Model) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Large weights are read where they lie, which a model past protobuf's 2 GB needs.
-    skeleton, taken = serializing.to_skeleton(model, _LARGE_BYTES)
-    values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(serializing.contiguous(t.numpy())) for n, t in taken.items()}
+    skeleton = to_skeleton(model, _LARGE_BYTES)
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(contiguous(tensor.numpy()))
+        for name, tensor in skeleton.taken.items()
+    }
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    session = onnxruntime.InferenceSession(skeleton.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(skeleton.joined(), options, providers=["CPUExecutionProvider"])
     _HELD[session] = list(values.values())
     return session
 

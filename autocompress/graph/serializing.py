@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -12,27 +11,28 @@ import onnx.numpy_helper
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-#: Arrays of these types can be handed to a runtime from memory; packed 4- and 2-bit ones stay inside the model.
-_SHAREABLE = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32})
-_PLACE = "weights"
+from autocompress.graph.wire import PLAIN_TYPES, Written, contiguous, raw_bytes, write
+
 #: Initializers of a model with external data that are smaller stay inside; shapes and axes must.
 _EXTERNAL_BYTES = 1024
 #: What ONNX Runtime maps into memory starts at a multiple of this.
 _PAGE = 4096
+#: Protobuf's limit for one message.
+MAX_BYTES = 2**31 - 1
 _HASH_KEY = "autocompress.sha256"
 _SPARSE_KEY = "autocompress.sparse"
 
 
 def to_bytes(model: ir.Model) -> bytes:
     """The serialized model, weights included; the same bytes for the same model."""
-    proto = ir.to_proto(model)
-    marked = {name for name, value in model.graph.initializers.items() if value.meta.get(_SPARSE_KEY)}
-    if marked:
-        dense = list(proto.graph.initializer)
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(tensor for tensor in dense if tensor.name not in marked)
-        proto.graph.sparse_initializer.extend(_sparse(tensor) for tensor in dense if tensor.name in marked)
-    return bytes(proto.SerializeToString(deterministic=True))
+    return write(model, sparse=_marked).joined()
+
+
+def _marked(value: ir.Value) -> onnx.SparseTensorProto | None:
+    tensor = value.const_value
+    if not value.meta.get(_SPARSE_KEY) or tensor is None:
+        return None
+    return _sparse(contiguous(tensor.numpy()), str(value.name))
 
 
 def mark_sparse(value: ir.Value) -> None:
@@ -59,12 +59,11 @@ def densify(proto: onnx.ModelProto) -> None:
     del proto.graph.sparse_initializer[:]
 
 
-def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
-    array = onnx.numpy_helper.to_array(tensor)
+def _sparse(array: NDArray[Any], name: str) -> onnx.SparseTensorProto:
     places = np.flatnonzero(array)
     return onnx.SparseTensorProto(
-        values=onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name),
-        indices=onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_places"),
+        values=onnx.numpy_helper.from_array(array.reshape(-1)[places], name),
+        indices=onnx.numpy_helper.from_array(places.astype(np.int64), f"{name}_places"),
         dims=list(array.shape),
     )
 
@@ -81,131 +80,46 @@ def write_external(model: ir.Model, model_file: BinaryIO, data_file: BinaryIO, l
     Raises:
         ValueError: what stays inside is past protobuf's limit.
     """
-    proto, taken = to_skeleton(model, _EXTERNAL_BYTES, kinds=None)
-    place = 0
-    for initializer in proto.graph.initializer:
-        tensor = taken.get(initializer.name)
-        if tensor is None:
-            continue
-        gap = -place % _PAGE
+    end = 0
+
+    def place(size: int) -> tuple[str, int]:
+        nonlocal end
+        offset = end + -end % _PAGE
+        end = offset + size
+        return location, offset
+
+    written = write(model, outside=lambda tensor, size: size >= _EXTERNAL_BYTES, place=place)
+    skeleton = written.joined()
+    if len(skeleton) > MAX_BYTES:
+        raise ValueError(
+            f"What stays in the model takes {len(skeleton):,} bytes, but a .onnx file holds {MAX_BYTES:,}."
+        )
+    position = 0
+    for tensor in written.taken.values():
+        gap = -position % _PAGE
         data_file.write(bytes(gap))
-        data_file.write(memoryview(_raw(tensor)).cast("B"))
-        place += gap
-        del initializer.external_data[:]
-        for key, item in (("location", location), ("offset", place), ("length", tensor.nbytes)):
-            initializer.external_data.add(key=key, value=str(item))
-        place += tensor.nbytes
-    model_file.write(proto.SerializeToString(deterministic=True))
+        data_file.write(raw_bytes(tensor))
+        position += gap + tensor.nbytes
+    model_file.write(skeleton)
 
 
-def _raw(tensor: ir.TensorProtocol) -> Any:
-    """A tensor's bytes as a file holds them; packed types hold several elements in one."""
-    if tensor.dtype in _SHAREABLE:
-        return contiguous(tensor.numpy()).reshape(-1).view(np.uint8)
-    return tensor.tobytes()
-
-
-def to_skeleton(
-    model: ir.Model, min_bytes: int, *, kinds: frozenset[ir.DataType] | None = _SHAREABLE
-) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+def to_skeleton(model: ir.Model, min_bytes: int, *, kinds: frozenset[ir.DataType] | None = PLAIN_TYPES) -> Written:
     """The model with its larger initializers as external placeholders.
 
     Args:
         model: stays as it is; nothing copies its weights.
         min_bytes: smaller initializers stay inside.
         kinds: element types of those that go; None for all.
-
-    Returns:
-        The skeleton, and the tensors taken out, by name.
     """
-    taken: dict[str, ir.TensorProtocol] = {}
-    shown: list[ir.Value] = []
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < min_bytes or (kinds is not None and tensor.dtype not in kinds):
-            shown.append(value)
-        else:
-            taken[name] = tensor
-            shown.append(_placeholder(value, tensor))
-    graph = model.graph
-    # A view of the same nodes: a clone of a quantized network takes as long as serializing it.
-    view = ir.GraphView(
-        graph.inputs,
-        graph.outputs,
-        nodes=graph,
-        initializers=shown,
-        doc_string=graph.doc_string,
-        opset_imports=graph.opset_imports,
-        name=graph.name,
-        metadata_props=graph.metadata_props,
-    )
-    seen = ir.Model(
-        cast(ir.Graph, view),
-        ir_version=model.ir_version,
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        domain=model.domain,
-        model_version=model.model_version,
-        doc_string=model.doc_string,
-        functions=tuple(model.functions.values()),
-        metadata_props=model.metadata_props,
-        device_configurations=model.device_configurations,
-    )
-    return ir.to_proto(seen), taken
+    return write(model, outside=lambda tensor, size: size >= min_bytes and (kinds is None or tensor.dtype in kinds))
 
 
-def _placeholder(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-    external = ir.ExternalTensor(
-        location=_PLACE, offset=0, length=tensor.nbytes, dtype=tensor.dtype, shape=_fixed(tensor), name=str(value.name)
-    )
-    shown = ir.Value(
-        name=value.name,
-        shape=value.shape,
-        type=value.type,
-        doc_string=value.doc_string,
-        const_value=external,
-        metadata_props=value.metadata_props,
-    )
-    shown.meta.update(value.meta)
-    return shown
-
-
-def _fixed(tensor: ir.TensorProtocol) -> ir.Shape:
-    return ir.Shape(tensor.shape.numpy())
-
-
-def file_size(proto: onnx.ModelProto, taken: Mapping[str, ir.TensorProtocol]) -> int:
-    """Bytes that :func:`to_bytes` gives for the model of a skeleton, counted without serializing the weights.
-
-    A length-delimited protobuf field takes one byte for its tag (field numbers below 16), the length as a varint, and
-    its content (https://protobuf.dev/programming-guides/encoding).
-    """
-    whole = int(proto.graph.ByteSize())
-    for initializer in proto.graph.initializer:
-        if initializer.name not in taken:
-            continue
-        size = initializer.ByteSize()
-        # What says that the weight lies elsewhere goes: entries of a map, and a number in two bytes.
-        bare = size - sum(_field(entry.ByteSize()) for entry in initializer.external_data) - 2
-        whole += _field(bare + _field(taken[initializer.name].nbytes)) - _field(size)
-    rest = int(proto.ByteSize()) - _field(proto.graph.ByteSize())
-    return rest + _field(whole)
-
-
-def _field(content: int) -> int:
-    return 1 + _varint(content) + content
-
-
-def _varint(number: int) -> int:
-    return max(1, -(-number.bit_length() // 7))
-
-
-def digest(proto: onnx.ModelProto, taken: Mapping[str, ir.TensorProtocol]) -> str:
+def digest(skeleton: Written) -> str:
     """Digest of a skeleton and the weights taken out, 16 hexadecimal digits, the same in every process."""
-    state = hashlib.sha256(proto.SerializeToString(deterministic=True))
-    for name in sorted(taken):
+    state = hashlib.sha256(skeleton.joined())
+    for name in sorted(skeleton.taken):
         state.update(name.encode())
-        state.update(_tensor_digest(taken[name]))
+        state.update(_tensor_digest(skeleton.taken[name]))
     return state.hexdigest()[:16]
 
 
@@ -217,8 +131,3 @@ def _tensor_digest(tensor: ir.TensorProtocol) -> bytes:
     found = hashlib.sha256(contiguous(tensor.numpy()).reshape(-1).view(np.uint8).data).digest()
     tensor.meta[_HASH_KEY] = found
     return found
-
-
-def contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in C order, itself where it is so already; a scalar stays one (`np.ascontiguousarray` adds an axis)."""
-    return np.asarray(array, order="C")

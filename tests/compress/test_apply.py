@@ -8,7 +8,7 @@ import pytest
 
 from autocompress.compress.apply import Compressor, compress
 from autocompress.compress.calibrate import calibrate
-from autocompress.core.errors import PlanError
+from autocompress.core.errors import PlanError, UnknownNameError
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.evaluate.data import DataBundle
 from autocompress.graph.model_graph import ModelGraph
@@ -159,3 +159,57 @@ def test_the_same_plan_gives_the_same_bytes(demo: ModelGraph, demo_data: DataBun
     plan = CompressionPlan(layers={"*": INT8}, prune={"layer2.0.conv1": 0.25}, importance="random")
     made = [compress(demo, plan, dataset=demo_data.train, calibration=None, seed=3).to_bytes() for _ in range(2)]
     assert made[0] == made[1]
+
+
+PRUNED_INT8 = CompressionPlan(layers={"*": INT8}, prune={"*": 0.5})
+
+
+def test_what_was_read_of_the_pruned_graph_does_not_change_the_artifact(
+    demo: ModelGraph, demo_data: DataBundle
+) -> None:
+    compressor = Compressor(demo, dataset=demo_data.train)
+    before = compressor.finish(compressor.pruned(PRUNED_INT8), PRUNED_INT8, draft=True).to_bytes()
+    compressor.pruned(PRUNED_INT8).to_bytes()
+    assert compressor.finish(compressor.pruned(PRUNED_INT8), PRUNED_INT8, draft=True).to_bytes() == before
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_drafts_leave_the_graph_they_are_made_of(demo: ModelGraph, demo_data: DataBundle, remembered: bool) -> None:
+    """The folded graph becomes the artifact where nothing else holds it, and is copied where something does."""
+    compressor = Compressor(demo, dataset=demo_data.train)
+    pruned = compressor.pruned(PRUNED_INT8)
+    before = pruned.to_bytes()
+    if remembered:
+        folded = compressor.folded(pruned)
+        unchanged = folded.to_bytes()
+    first, second = (compressor.finish(pruned, PRUNED_INT8, draft=True).to_bytes() for _ in range(2))
+    assert first == second
+    assert pruned.to_bytes() == before
+    if remembered:
+        assert compressor.folded(pruned) is folded
+        assert folded.to_bytes() == unchanged
+    other = Compressor(demo, dataset=demo_data.train)
+    other.folded(other.pruned(PRUNED_INT8))
+    assert other.finish(other.pruned(PRUNED_INT8), PRUNED_INT8, draft=True).to_bytes() == first
+
+
+def test_a_draft_that_has_no_ranges_begins_anew(
+    small: ModelGraph, small_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the uncompressed graph's ranges do not fit, what was changed on the way there is not gone on with."""
+    compressor = Compressor(small, dataset=small_data)
+    expected = compressor.finish(small.clone(), ALL_INT8).to_bytes()
+    graph, calibration = small.clone(), compressor.calibration
+
+    class Unfit:
+        def range(self, value: str, method: str = "minmax") -> tuple[float, float]:
+            raise UnknownNameError("value", value, ())
+
+        def means(self, value: str) -> None:
+            return None
+
+    def calibrated(float_graph: ModelGraph, calibrator: str = "minmax") -> Any:
+        return Unfit() if float_graph is small else calibration(float_graph, calibrator)
+
+    monkeypatch.setattr(compressor, "calibration", calibrated)
+    assert compressor.finish(graph, ALL_INT8, draft=True).to_bytes() == expected

@@ -41,6 +41,12 @@ def test_scaling_multiplies_each_row_whether_read_before_or_not(read_before: boo
     np.testing.assert_array_equal(plain.scaled(SCALE, "w").numpy(), EXPECTED * SCALE[:, None, None, None])
 
 
+def test_what_was_read_is_still_a_part_of_its_source() -> None:
+    plain = derived()
+    plain.numpy()
+    assert plain.scaled(SCALE, "w").key == derived(scale=SCALE).key
+
+
 def test_scaling_twice_rounds_twice() -> None:
     twice = derived(scale=SCALE).scaled(SCALE, "w").numpy()
     factors = SCALE[:, None, None, None]
@@ -57,6 +63,25 @@ def test_its_bytes_and_sizes_are_those_of_the_array() -> None:
     assert tensor.tobytes() == EXPECTED.tobytes()
     assert tensor.nbytes == EXPECTED.nbytes
     assert shape_of(tensor) == EXPECTED.shape
+
+
+def test_the_same_part_of_one_source_has_one_key() -> None:
+    assert derived().key == derived().key
+    assert derived(scale=SCALE).key == derived().scaled(SCALE.copy(), "v").key
+    others = [
+        derived(scale=SCALE),
+        derived(scale=-SCALE),
+        DerivedTensor(SOURCE, {0: ROWS}, dtype=ir.DataType.FLOAT, name="w"),
+        DerivedTensor(SOURCE, {1: ROWS}, dtype=ir.DataType.FLOAT, name="w"),
+        DerivedTensor(SOURCE.copy(), {1: COLUMNS, 0: ROWS}, dtype=ir.DataType.FLOAT, name="w"),
+    ]
+    assert len({tensor.key for tensor in [derived(), *others]}) == len(others) + 1
+
+
+def test_rows_without_their_factors_are_those_of_the_source() -> None:
+    np.testing.assert_array_equal(derived(scale=SCALE).unscaled_rows(np.array([0, 2])), EXPECTED[[0, 2]])
+    plain = DerivedTensor(SOURCE, {1: COLUMNS}, dtype=ir.DataType.FLOAT, name="w")
+    np.testing.assert_array_equal(plain.unscaled_rows(np.array([5, 1])), SOURCE[[5, 1]][:, COLUMNS])
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
