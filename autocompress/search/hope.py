@@ -27,12 +27,12 @@ def hope_of(
     steps = TrainingSteps.of(space)
 
     def hope(plan: CompressionPlan, gap: float) -> float:
-        times = 0 if steps is None else steps.times_left(plan)
+        lengths = () if steps is None else steps.lengths(plan, beyond=True)
         complete = [trial for trial in store.trials() if trial.state is TrialState.COMPLETE]
-        if not times or not complete:
+        if not lengths or not complete:
             return gap
         aim = Aim.of(complete, quality, constraints)
-        hoped = aim.hoped_gap(gap, healing_steps(plan), times)
+        hoped = aim.hoped(gap, healing_steps(plan), lengths)
         return hoped if hoped <= FAR * aim.allowed else gap
 
     return hope

@@ -132,9 +132,9 @@ class KnownPoints:
         metric = self._quality.metric
         for name, more in ((metric, 0.0), (f"quick_{metric}", excess)):
             if name in trial.measurements:
-                left = 0 if self._steps is None else self._steps.times_left(trial.plan)
+                left = () if self._steps is None else self._steps.lengths(trial.plan, beyond=True)
                 now = self._quality.loss(trial.value(name) - more) - aim.best
-                return max(0.0, aim.hoped_gap(now, healing_steps(trial.plan), left))
+                return max(0.0, aim.hoped(now, healing_steps(trial.plan), left))
         return math.inf
 
     def _quick_excess(self, trials: Sequence[Trial]) -> float:

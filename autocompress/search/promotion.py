@@ -22,13 +22,17 @@ from autocompress.search.tuner import Proposer
 
 #: How much more a point counts that training may bring within the allowed loss, where it is the cheapest.
 _WANTED = 10.0
-#: Standard deviation of what training closes of a gap, as a share of it, beside the error of the samples.
-_UNSURE = 0.25
+#: A front of fewer points is little to choose from.
+_FEW = 10
+#: Scaled hypervolume that a point counts more there for joining and taking no other's place; less as the front fills.
+_CHOICE = 0.02
+#: The most that it may lose for that, in losses allowed, and how much more or less than each other point it must cost.
+_USABLE, _APART = 8.0, 0.04
 #: Outcomes in standard deviations and their weights: Gauss-Hermite quadrature with three nodes.
 _OUTCOMES = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 #: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
 #: to train, or most of those that all the time would hold.
-SHARE, LATER_SHARE, MANY, _MOST = 0.3, 0.65, 40, 0.75
+SHARE, LATER_SHARE, MANY, _MOST = 0.25, 0.65, 40, 0.75
 SOURCE = "promotion"
 
 
@@ -161,7 +165,8 @@ class Promotion:
         order = [healed[index] for index in np.argsort(-worth, kind="stable") if worth[index] > 0]
         # One point only goes past the space: the cheapest that is wanted and has had all that the space allows. It is
         # what the search will recommend.
-        in_the_end = np.array([aim.hoped(trial, climb.times_left(trial.plan)) for trial in healed])
+        ends = [climb.lengths(trial.plan, beyond=True) for trial in healed]
+        in_the_end = np.array([_outlook(aim, t, lengths)[0] for t, lengths in zip(healed, ends, strict=True)])
         sought = wanted.at(in_the_end)[0] & [healing_steps(trial.plan) >= climb.longest for trial in healed]
         top = healed[int(np.argmin(np.where(sought, wanted.costs, np.inf)))] if sought.any() else None
         tried = {trial.plan.digest for trial in trials}
@@ -192,14 +197,16 @@ class Promotion:
         worth = np.zeros(len(trials))
         for times in range(1, max(map(len, lengths)) + 1):
             steps = np.array([_more_steps(t, some[times - 1 : times]) for t, some in zip(trials, lengths, strict=True)])
-            hoped = np.array([aim.hoped(trial, times) for trial in trials])
-            spread = np.hypot(aim.error, _UNSURE * (gaps - hoped))
+            outlooks = [_outlook(aim, t, some[:times]) for t, some in zip(trials, lengths, strict=True)]
+            hoped, spread = np.array(outlooks).T
+            spread = np.hypot(aim.error, spread)
             expected = np.zeros(len(trials))
             for deviations, weight in _OUTCOMES:
                 then = before.copy()
                 then[:, 0] = np.maximum(hoped + deviations * spread, 0.0)
                 more = np.where((wanted.at(then[:, 0]) & open_limits).any(axis=0), _WANTED, 1.0)
-                expected += weight * more * volume_gains(now, then, before, aim.allowed)
+                gains = more * volume_gains(now, then, before, aim.allowed)
+                expected += weight * (gains + _choice(now, then, aim.allowed))
             worth = np.maximum(worth, np.where(steps > 0, expected / np.maximum(steps, 1), 0.0))
         return worth
 
@@ -219,6 +226,23 @@ class Promotion:
             assignment={**assignment, STEPS: more} if assignment else {},
             label=f"{label}, healed for {more} steps",
         )
+
+
+def _outlook(aim: Aim, trial: Trial, lengths: Sequence[int]) -> tuple[float, float]:
+    return aim.outlook(aim.gap(trial), healing_steps(trial.plan), lengths)
+
+
+def _choice(front: NDArray[np.float64], points: NDArray[np.float64], allowed: float) -> NDArray[np.float64]:
+    """``(n_points,)`` volume that each counts more for being one more to choose from."""
+    count = len(front)
+    if count >= _FEW or points.shape[1] < 2:
+        return np.zeros(len(points))
+    below = np.all(front[None] <= points[:, None], axis=-1)
+    above = np.all(front[None] >= points[:, None], axis=-1)
+    costs, others = np.abs(points[:, None, 1:]), np.abs(front[None, :, 1:])
+    apart = np.all(np.any(np.abs(costs - others) > _APART * np.minimum(costs, others), axis=-1), axis=1)
+    joins = ~np.any(below | above, axis=1) & apart & (points[:, 0] <= _USABLE * allowed)
+    return np.where(joins, _CHOICE * (1.0 - count / _FEW), 0.0)
 
 
 def _more_steps(trial: Trial, length: Sequence[int]) -> int:

@@ -50,7 +50,3 @@ class TrainingSteps:
             return ()
         options = [*map(int, self.choice.options), *([BEYOND * self.longest] if beyond else [])]
         return tuple(steps for steps in options if steps > healing_steps(plan))
-
-    def times_left(self, plan: CompressionPlan) -> int:
-        """How often a plan can still be trained for longer, past the space included."""
-        return len(self.lengths(plan, beyond=True))

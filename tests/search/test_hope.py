@@ -43,7 +43,7 @@ def test_what_can_be_trained_for_longer_may_become_better(trial_factory: Callabl
     assert gaps == sorted(gaps)
     assert gaps[0] < 0.01
     assert gaps[-1] == 0.03
-    assert gaps[0] == pytest.approx(Aim.of([baseline], QUALITY, ()).hoped_gap(0.03, 0, 3))
+    assert gaps[0] == pytest.approx(Aim.of([baseline], QUALITY, ()).hoped(0.03, 0, (40, 160, 320)))
 
 
 def test_what_stays_far_from_the_loss_allowed_is_judged_as_it_is(trial_factory: Callable[..., Trial]) -> None:

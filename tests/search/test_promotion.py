@@ -131,12 +131,12 @@ def test_what_joins_the_front_after_two_trainings_only_is_trained_too(trial_fact
         trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
         trial_factory(1, accuracy=0.94, latency_ms=3.0, plan=_plan(0.1, 480)),
         trial_factory(2, accuracy=0.91, latency_ms=1.0, plan=_plan(0.7, 480)),
-        trial_factory(3, accuracy=0.85, latency_ms=1.5, plan=_plan(0.5, 0), label="between"),
+        trial_factory(3, accuracy=0.86, latency_ms=1.5, plan=_plan(0.5, 0), label="between"),
     ]
     promotion = _promotion(trials)
     aim = Aim.of(trials, OBJECTIVES[0], ())
     # After one training the faster trial is still the better one, after two no more.
-    once, twice = (0.95 - aim.hoped(trials[3], times) for times in (1, 2))
+    once, twice = (0.95 - aim.hoped(aim.gap(trials[3]), 0, lengths) for lengths in ((80,), (80, 240)))
     assert once < 0.91 < twice
     found = promotion.ask()
     assert found is not None
@@ -206,6 +206,27 @@ def test_a_point_for_the_careful_is_trained_beside_the_fastest_within_the_loss(
     assert found.plan == _plan(0.25, 240), "half of the loss may be won back at little more latency"
 
 
+def test_while_there_is_little_to_choose_from_a_further_point_goes_first(trial_factory: Callable[..., Trial]) -> None:
+    """Between two points: near one of them, or in the middle of the gap, which adds about as much volume."""
+    ends = [
+        trial_factory(0, accuracy=0.95, latency_ms=4.0, plan=CompressionPlan()),
+        trial_factory(1, accuracy=0.949, latency_ms=3.0, plan=_plan(0.1, 480)),
+        trial_factory(2, accuracy=0.90, latency_ms=1.0, plan=_plan(0.9, 480)),
+    ]
+    near = trial_factory(3, accuracy=0.911, latency_ms=1.03, plan=_plan(0.2, 80), label="near")
+    apart = trial_factory(4, accuracy=0.911, latency_ms=1.2, plan=_plan(0.3, 80), label="apart")
+    found = _promotion([*ends, near, apart]).ask()
+    assert found is not None
+    assert found.label == "apart, healed for 240 steps"
+    many = [
+        trial_factory(10 + n, accuracy=0.70 - 0.01 * n, latency_ms=0.9 - 0.05 * n, plan=_plan(n / 100, 480))
+        for n in range(10)
+    ]
+    found = _promotion([*ends, *many, near, apart]).ask()
+    assert found is not None
+    assert found.label == "near, healed for 240 steps"
+
+
 def _taking(seconds: float, trial: Trial) -> Trial:
     return trial.replace(stage_seconds={"heal": seconds})
 
@@ -218,7 +239,7 @@ def test_training_takes_no_more_than_its_share_of_the_time(trial_factory: Callab
         _taking(1.0, trial_factory(3, accuracy=0.30, latency_ms=0.8, plan=_plan(0.5, 0))),
     ]
     assert _promotion(trials, OTHER).ask() is OTHER, "30 of 71 s are spent on it, 240 steps would make it 120 of 161"
-    explored = _taking(300.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
+    explored = _taking(400.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
     found = _promotion([*trials, explored], OTHER).ask()
     assert found is not None
     assert found.plan == _plan(0.25, 240)

@@ -23,8 +23,3 @@ def test_steps_are_climbed_one_by_one_and_once_past_the_space() -> None:
     assert [STEPS.lengths(_plan(steps)) for steps in (0, 40, 100, 160)] == [(40, 160), (160,), (160,), ()]
     assert [STEPS.lengths(_plan(steps), beyond=True) for steps in (40, 160, 320)] == [(160, 320), (320,), ()]
     assert STEPS.lengths(CompressionPlan()) == ()
-
-
-def test_how_often_a_plan_can_still_be_trained() -> None:
-    assert [STEPS.times_left(_plan(steps)) for steps in (0, 40, 160, 320)] == [3, 2, 1, 0]
-    assert STEPS.times_left(CompressionPlan()) == 0
