@@ -33,6 +33,7 @@ __all__ = ["DATA_SPECS", "DataBundle", "example_inputs", "load_data", "subset"]
 FASHION_MNIST = Normalization(mean=(0.2860,), std=(0.3530,))
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
 FASHION_MNIST_VARIABLE = "AUTOCOMPRESS_FASHION_MNIST"
+_FASHION_TRAIN = 60_000
 DATA_SPECS = ("demo", "fashion-mnist", "npz:FILE", "imagefolder:DIR", "pkg.module:factory", "file.py:factory")
 #: Shares of train and validation where data come unsplit; the rest is the test set.
 _SHARES = (0.6, 0.2)
@@ -229,7 +230,7 @@ def _demo() -> DataBundle:
 
 
 def _fashion_mnist() -> DataBundle:
-    """All of Fashion-MNIST; validation holds the demo's images, the only training images its network never saw."""
+    """All of Fashion-MNIST; validation holds the training images that the demo's network never saw."""
     folder = Path(os.environ.get(FASHION_MNIST_VARIABLE) or FASHION_MNIST_FOLDER)
     arrays = {
         (part, kind): read_idx(_idx_file(folder, f"{part}-{kind}"))
@@ -237,8 +238,10 @@ def _fashion_mnist() -> DataBundle:
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
     }
     train, labels = arrays["train", "images-idx3-ubyte"], arrays["train", "labels-idx1-ubyte"]
-    unseen = {image.tobytes() for image in _demo_arrays()["x_validation"]}
-    held = np.array([image.tobytes() in unseen for image in train])
+    if len(train) != _FASHION_TRAIN:
+        raise DataError(f"{str(folder)!r} holds {len(train):,} training images; Fashion-MNIST has {_FASHION_TRAIN:,}.")
+    held = np.zeros(len(train), np.bool_)
+    held[_demo_arrays()["held_out"]] = True
     return DataBundle(
         name="fashion-mnist",
         train=_fashion(train[~held], labels[~held], "fashion-mnist train"),

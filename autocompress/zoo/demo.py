@@ -1,7 +1,8 @@
 """The embedded demo: ResNet-20 trained on Fashion-MNIST, and a subset of the data.
 
 The weights come from ``experiments/demo_model/train.py`` (95.05% on the 10,000 test images). Fashion-MNIST is by
-Zalando Research (Xiao, Rasul, Vollgraf 2017), MIT licence; see ``demo/LICENSE.fashion-mnist`` beside the data.
+Zalando Research (Xiao, Rasul, Vollgraf 2017), MIT licence; see ``demo/LICENSE.fashion-mnist`` beside the data. Its
+validation and test images are two parts of Fashion-MNIST's test images (``experiments/demo_model/subset.py``).
 """
 
 from __future__ import annotations

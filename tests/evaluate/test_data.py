@@ -8,6 +8,7 @@ import pytest
 
 from autocompress.core.errors import DataError, UnknownNameError, UserError
 from autocompress.evaluate.data import example_inputs, load_data
+from autocompress.zoo.demo import demo_folder
 
 X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 Y = np.arange(20) % 4
@@ -37,15 +38,29 @@ def idx(array: np.ndarray) -> bytes:
 def test_fashion_mnist_validates_on_what_the_demo_network_never_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    demo = load_data("demo")
-    seen, unseen = (part.inputs[0][:, 0] for part in (demo.train, demo.validation))  # type: ignore[attr-defined]
-    for part, images in {"train": np.concatenate([seen, unseen]), "t10k": seen[:10]}.items():
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
-        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(len(images))))
+    held_out = np.load(demo_folder() / "fashion_mnist_subset.npz")["held_out"]
+    unseen = np.zeros(60_000)
+    unseen[held_out] = 1
+    for part, labels in {"train": unseen, "t10k": np.zeros(10)}.items():
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((len(labels), 4, 4))))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
     monkeypatch.setenv("AUTOCOMPRESS_FASHION_MNIST", str(tmp_path))
     bundle = load_data("fashion-mnist")
     assert bundle.test is not None
-    assert (len(bundle.train), len(bundle.validation), len(bundle.test)) == (4000, 2000, 10)
+    assert (len(bundle.train), len(bundle.validation), len(bundle.test)) == (58_000, 2000, 10)
+    for part, label in ((bundle.train, 0), (bundle.validation, 1)):
+        labels = part.batch(range(len(part)))[1]
+        assert labels is not None
+        assert set(labels.tolist()) == {label}
+
+
+def test_another_number_of_images_is_not_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((10, 4, 4))))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(10)))
+    monkeypatch.setenv("AUTOCOMPRESS_FASHION_MNIST", str(tmp_path))
+    with pytest.raises(DataError, match="holds 10 training images; Fashion-MNIST has 60,000"):
+        load_data("fashion-mnist")
 
 
 def test_a_missing_fashion_mnist_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
