@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MAX_BYTES = serializing.MAX_BYTES
-#: Smaller initializers stay inside a skeleton.
-_SKELETON_BYTES = 256
+#: Smaller initializers stay inside a skeleton: copying them takes less time than handing each to a runtime.
+_SKELETON_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
