@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -46,7 +47,8 @@ def remeasure(
 
     The search's own figure is kept under ``latency_ms``'s ``details["searched"]``, so that luck in the search shows.
     What a busy machine disturbed is timed again, after all others and so in another minute. Where none was calm and the
-    search's own figure is less disturbed, that one stands, with the best of these in ``details["disturbed"]``.
+    search's own figure is less disturbed, or nearer to the middle of all that the plan got, that one stands, with the
+    best of these in ``details["disturbed"]``.
 
     Args:
         finalists: trials with the paths of their artifacts.
@@ -107,18 +109,29 @@ def remeasure(
 def _last_word(
     searched: Measurement, measured: Measurement, levels: CalmLevels | None, policy: TimingPolicy
 ) -> Measurement:
-    """What was measured at the end, unless that was disturbed and the search's own figure less so."""
+    """What was measured at the end, or what the search found.
+
+    The latter where the former was disturbed, and the search's own figure is less so or has others on its side.
+    """
     is_told = "calm_level_ms" in searched.details
     if not measured.details["calm"] and is_told:
         # A figure known to be wrong by tens of percent is no better word than one that luck may have chosen.
         before, after = (disturbance(m.details, levels, policy) for m in (searched, measured))
-        if before < after:
+        if before < after or _is_outvoted(measured, searched):
             told = {key: measured.details[key] for key in _TOLD if key in measured.details}
             own = {"calm": not before[0], "fresh_process": False, "searched": searched.value}
             disturbed = {"latency_ms": measured.value, **told}
             return replace(searched, details={**searched.details, **own, "disturbed": disturbed})
     kept = {key: searched.details[key] for key in (OUTPUTS,) if key in searched.details}
     return replace(measured, details={**measured.details, **kept, "searched": searched.value})
+
+
+def _is_outvoted(measured: Measurement, searched: Measurement) -> bool:
+    """Whether the search timed the plan more than once, and its figure is nearer to the middle of all."""
+    looks = searched.details.get("look_ms")
+    others = [*searched.details.get("other_ms", ()), *(() if looks is None else (looks,))]
+    middle = statistics.median_low([searched.value, measured.value, *others])
+    return bool(others) and abs(searched.value - middle) < abs(measured.value - middle)
 
 
 def calm_levels(trials: Iterable[Trial]) -> CalmLevels:

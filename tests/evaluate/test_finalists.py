@@ -218,6 +218,28 @@ def test_the_less_disturbed_figure_is_the_last_word(
         assert "disturbed" not in last.details
 
 
+@pytest.mark.parametrize(
+    ("searched", "others", "measured", "outvoted"),
+    [
+        (1.0, {"look_ms": 1.02}, 1.3, True),
+        (1.0, {"other_ms": [0.98, 1.3]}, 1.32, True),
+        (1.0, {"look_ms": 1.3}, 1.31, False),
+        (1.3, {"other_ms": [1.02]}, 1.0, False),
+        (1.0, {}, 1.3, False),
+    ],
+)
+def test_a_disturbed_figure_may_be_outvoted_by_those_of_the_search(
+    searched: float, others: dict[str, Any], measured: float, outvoted: bool, trial_factory: Callable[..., Trial]
+) -> None:
+    latency = trial_factory(0).measurements["latency_ms"]
+    before = replace(latency, value=searched, interval=None, details={"calm_level_ms": 1.0, "calm": False, **others})
+    after = replace(latency, value=measured, interval=None, details={"calm_level_ms": 1.0, "calm": False})
+    last = finalists_module._last_word(before, after, None, TimingPolicy())
+    assert last.value == (searched if outvoted else measured)
+    calm = replace(after, details={**after.details, "calm": True})
+    assert finalists_module._last_word(before, calm, None, TimingPolicy()).value == measured, "a calm figure stands"
+
+
 def test_the_user_is_told_what_only_a_busy_machine_timed(finalists: list[tuple[Trial, Path]]) -> None:
     def marked(trial: Trial, calm: bool) -> Trial:
         latency = trial.measurements["latency_ms"]
