@@ -30,10 +30,10 @@ CONFIRM = TimingPolicy(
     min_blocks=6,
     warmup_seconds=0.1,
 )
-#: Figures of one plan this near to each other agree.
+#: Careful figures of one plan this near to each other agree.
 _ALIKE = 0.05
-#: Short looks that settle a figure where two disagree.
-_LOOKS = 3
+#: Short looks this near to each other agree, and so many settle a figure where two do not.
+_LOOKS_ALIKE, _LOOKS = 0.1, 3
 
 
 class MeasuredLatency:
@@ -106,7 +106,7 @@ class MeasuredLatency:
         looks = self._looks.setdefault(plan.replace(distillation=None).digest, [screened])
         looks.append(self._time(artifact, self._screen))
         low, high = sorted((looks[0].value, looks[-1].value))
-        if len(looks) < _LOOKS and high > (1 + _ALIKE) * low:
+        if len(looks) < _LOOKS and high > (1 + _LOOKS_ALIKE) * low:
             looks.append(self._time(artifact, self._screen))
         ordered = sorted(looks, key=lambda look: look.value)
         found = ordered[len(ordered) // 2]

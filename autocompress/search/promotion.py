@@ -32,7 +32,7 @@ _USABLE, _APART = 8.0, 0.04
 _OUTCOMES = ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6))
 #: Share of the time of all trials that longer healing may take; it is more once so many trials have shown what there is
 #: to train, or most of those that all the time would hold.
-SHARE, LATER_SHARE, MANY, _MOST = 0.25, 0.65, 40, 0.75
+SHARE, LATER_SHARE, MANY, _MOST = 0.2, 0.65, 40, 0.75
 SOURCE = "promotion"
 
 

@@ -239,7 +239,7 @@ def test_training_takes_no_more_than_its_share_of_the_time(trial_factory: Callab
         _taking(1.0, trial_factory(3, accuracy=0.30, latency_ms=0.8, plan=_plan(0.5, 0))),
     ]
     assert _promotion(trials, OTHER).ask() is OTHER, "30 of 71 s are spent on it, 240 steps would make it 120 of 161"
-    explored = _taking(400.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
+    explored = _taking(500.0, trial_factory(4, accuracy=0.1, latency_ms=5.0, plan=_plan(0.4, 0)))
     found = _promotion([*trials, explored], OTHER).ask()
     assert found is not None
     assert found.plan == _plan(0.25, 240)
