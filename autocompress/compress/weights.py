@@ -23,6 +23,8 @@ from autocompress.compress.peaks import (
 )
 
 T = TypeVar("T")
+#: How the integers of a weight are remembered whose parts take theirs from it.
+_WHOLE = "whole"
 #: Clipping points tried for few bits, as shares of the largest weight: clipping outliers buys finer steps for the
 #: rest. The best of a Gaussian is about 0.8 for 4 bits and 0.3 to 0.5 for 2.
 SHRINK = {
@@ -166,6 +168,12 @@ def _least_error(
     return best
 
 
+def _held(weight: Weight, how: Hashable) -> int:
+    """Bytes that an entry keeps in memory."""
+    integers_only = isinstance(weight, DerivedTensor) or (isinstance(how, tuple) and how[0] == _WHOLE)
+    return math.prod(shape_of(weight)) if integers_only else weight.nbytes
+
+
 def _is_gathered(weight: DerivedTensor, axis: int) -> bool:
     """Whether a part's integers are gathered from its source's: along rows, or plain columns."""
     by_columns = axis == 1 and len(weight.sizes) == 2 and weight.scale is None
@@ -179,11 +187,12 @@ class WeightCache:
     state; what is kept of it, and its factors, are compared as they are.
 
     Args:
-        capacity_bytes: of float weights whose integers are remembered; the least recently used go first.
+        capacity_bytes: of what is remembered, the least recently used goes first: float weights that graphs let go of,
+            and the integers alone of parts and of the weights they are parts of, whose floats the graph holds anyway.
     """
 
     def __init__(self, capacity_bytes: int = 1 << 29) -> None:
-        self._entries: OrderedDict[Hashable, tuple[Weight, Any]] = OrderedDict()
+        self._entries: OrderedDict[tuple[Hashable, Hashable], tuple[Weight, Any]] = OrderedDict()
         self._capacity = capacity_bytes
         self._bytes = 0
         self.hits = 0
@@ -199,7 +208,7 @@ class WeightCache:
         if bits != 8 or not isinstance(weight, DerivedTensor) or not _is_gathered(weight, axis):
             return quantize_weight(weight, bits, axis, reduce_range=reduce_range)
         top, source = top_level(bits, reduce_range=reduce_range), weight.source
-        known: WholeCodes = self.remember(source, ("whole", top, axis), lambda: whole_codes(source, top, axis))
+        known: WholeCodes = self.remember(source, (_WHOLE, top, axis), lambda: whole_codes(source, top, axis))
         values, scale = (part_to_peak if axis == 0 else columns_part_to_peak)(weight, known, top)
         return QuantizedWeight(values=values.reshape(weight.sizes), scale=scale, axis=axis)
 
@@ -216,8 +225,8 @@ class WeightCache:
         self.misses += 1
         made = make()
         self._entries[key] = (weight, made)
-        self._bytes += weight.nbytes
+        self._bytes += _held(weight, how)
         while self._bytes > self._capacity and len(self._entries) > 1:
-            _, (old, _) = self._entries.popitem(last=False)
-            self._bytes -= old.nbytes
+            (_, old_how), (old, _) = self._entries.popitem(last=False)
+            self._bytes -= _held(old, old_how)
         return made

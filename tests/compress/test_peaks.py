@@ -139,6 +139,15 @@ def test_the_cache_rounds_a_source_once_and_knows_a_part_again() -> None:
     np.testing.assert_allclose(first.scale, plain.scale, rtol=1e-6)
 
 
+def test_parts_and_their_source_are_remembered_by_the_bytes_of_their_integers() -> None:
+    """Counted as floats the source would be forgotten, and rounded anew, with every part of it."""
+    source = RNG.normal(size=(8, 64)).astype(np.float32)
+    cache = WeightCache(capacity_bytes=source.size + 2 * 8 * 32)
+    for start in range(4):
+        cache.get(part(source, {1: np.arange(start, start + 32)}), 8, 0)
+    assert (cache.hits, cache.misses) == (3, 5), "four parts, and their source once"
+
+
 def test_few_bits_are_searched_for_in_the_part_itself() -> None:
     source = RNG.normal(size=(8, 6)).astype(np.float32)
     weight = part(source, {1: np.array([0, 2, 3])})
