@@ -24,7 +24,7 @@ from autocompress.compress.importance.rewind import rewound
 from autocompress.compress.legal import layer_plans, legality
 from autocompress.compress.low_rank import LayerRank, factor_plans, low_rank
 from autocompress.compress.prune import kept_values, prune, select_kept
-from autocompress.compress.quantize import NO_DATA, quantize, quantize_in_place
+from autocompress.compress.quantize import NO_DATA, quantize
 from autocompress.compress.ranges import EXTREMES
 from autocompress.compress.sparsify import sparse_layers, sparsify, store_sparse
 from autocompress.compress.weights import QuantizedWeight, WeightCache
@@ -254,7 +254,7 @@ class Compressor:
             rounded = self._rounded.get(
                 (folded.digest, labels), lambda: round_layers(folded, layers, dataset, reduce_range=self._reduce_range)
             )
-        return (quantize_in_place if is_own else quantize)(
+        return quantize(
             folded,
             layers,
             calibration,
@@ -263,6 +263,7 @@ class Compressor:
             activation_type=self._activation_type,
             reduce_range=self._reduce_range,
             cache=self._weights,
+            copy=not is_own,
         )
 
     def kept_values(self, plan: CompressionPlan) -> dict[str, dict[int, NDArray[np.intp]]]:

@@ -89,6 +89,11 @@ class DerivedTensor(ir.LazyTensor):
         return self._recipe.sizes
 
     @property
+    def computed(self) -> bool:
+        """Whether it was read whole, and so holds an array of its own."""
+        return self._recipe.made is not None
+
+    @property
     def source(self) -> NDArray[Any]:
         """What it comes from; not to be written to."""
         return self._recipe.source

@@ -68,6 +68,7 @@ def quantize(
     reduce_range: bool = False,
     cache: WeightCache | None = None,
     rounded: Mapping[str, QuantizedWeight] | None = None,
+    copy: bool = True,
 ) -> ModelGraph:
     """Bring each layer to the precision of its plan.
 
@@ -82,6 +83,8 @@ def quantize(
         cache: remembers quantized weights between calls.
         rounded: layer name to its integers, where its plan rounds with ``adaround``; see
             :func:`autocompress.compress.adaround.round_layers`.
+        copy: False where nobody needs ``graph`` any more: its nodes become those of the result, and where this raises
+            it may be changed in part.
 
     Returns:
         A new graph; inputs and outputs stay float32. The same arguments give the same bytes.
@@ -91,36 +94,9 @@ def quantize(
         UnknownNameError: an unknown calibrator, activation type or layer.
         CandidateError: a weight is past float16's range.
     """
-    return quantize_in_place(
-        graph.clone(),
-        plans,
-        calibration,
-        calibrator=calibrator,
-        activation_type=activation_type,
-        reduce_range=reduce_range,
-        cache=cache,
-        rounded=rounded,
-    )
-
-
-def quantize_in_place(
-    graph: ModelGraph,
-    plans: Mapping[str, LayerPlan],
-    calibration: Calibration | None,
-    *,
-    calibrator: str = "minmax",
-    activation_type: str = "uint8",
-    reduce_range: bool = False,
-    cache: WeightCache | None = None,
-    rounded: Mapping[str, QuantizedWeight] | None = None,
-) -> ModelGraph:
-    """As :func:`quantize`, but the nodes of ``graph`` become those of the result: nobody may need it any more.
-
-    Where this raises, ``graph`` may be changed in part.
-    """
     if activation_type not in ACTIVATION_TYPES:
         raise UnknownNameError("activation type", activation_type, ACTIVATION_TYPES)
-    model = graph.model
+    model = (graph.clone() if copy else graph).model
     names = layer_names(model)
     for name in plans:
         if name not in names.values():

@@ -23,8 +23,6 @@ from autocompress.compress.peaks import (
 )
 
 T = TypeVar("T")
-#: How the integers of a weight are remembered whose parts take theirs from it.
-_WHOLE = "whole"
 #: Clipping points tried for few bits, as shares of the largest weight: clipping outliers buys finer steps for the
 #: rest. The best of a Gaussian is about 0.8 for 4 bits and 0.3 to 0.5 for 2.
 SHRINK = {
@@ -168,12 +166,6 @@ def _least_error(
     return best
 
 
-def _held(weight: Weight, how: Hashable) -> int:
-    """Bytes that an entry keeps in memory."""
-    integers_only = isinstance(weight, DerivedTensor) or (isinstance(how, tuple) and how[0] == _WHOLE)
-    return math.prod(shape_of(weight)) if integers_only else weight.nbytes
-
-
 def _is_gathered(weight: DerivedTensor, axis: int) -> bool:
     """Whether a part's integers are gathered from its source's: along rows, or plain columns."""
     by_columns = axis == 1 and len(weight.sizes) == 2 and weight.scale is None
@@ -187,12 +179,12 @@ class WeightCache:
     state; what is kept of it, and its factors, are compared as they are.
 
     Args:
-        capacity_bytes: of what is remembered, the least recently used goes first: float weights that graphs let go of,
-            and the integers alone of parts and of the weights they are parts of, whose floats the graph holds anyway.
+        capacity_bytes: of what is remembered; see :meth:`remember`. What was used longest ago goes first.
     """
 
     def __init__(self, capacity_bytes: int = 1 << 29) -> None:
-        self._entries: OrderedDict[tuple[Hashable, Hashable], tuple[Weight, Any]] = OrderedDict()
+        #: With each weight what was made of it, and the bytes that are counted for both.
+        self._entries: OrderedDict[tuple[Hashable, Hashable], tuple[Weight, Any, int]] = OrderedDict()
         self._capacity = capacity_bytes
         self._bytes = 0
         self.hits = 0
@@ -208,12 +200,17 @@ class WeightCache:
         if bits != 8 or not isinstance(weight, DerivedTensor) or not _is_gathered(weight, axis):
             return quantize_weight(weight, bits, axis, reduce_range=reduce_range)
         top, source = top_level(bits, reduce_range=reduce_range), weight.source
-        known: WholeCodes = self.remember(source, (_WHOLE, top, axis), lambda: whole_codes(source, top, axis))
+        known: WholeCodes = self.remember(
+            source, ("whole", top, axis), lambda: whole_codes(source, top, axis), shared=True
+        )
         values, scale = (part_to_peak if axis == 0 else columns_part_to_peak)(weight, known, top)
         return QuantizedWeight(values=values.reshape(weight.sizes), scale=scale, axis=axis)
 
-    def remember(self, weight: Weight, how: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives for a weight; made once for each ``how``."""
+    def remember(self, weight: Weight, how: Hashable, make: Callable[[], T], *, shared: bool = False) -> T:
+        """What ``make`` gives for a weight; made once for each ``how``.
+
+        Only the integers count of a weight that a graph holds anyway (``shared``), and of a part that was not computed.
+        """
         # The entry keeps the weight, and with it its source, alive, so no other can have its id.
         key = (weight.key if isinstance(weight, DerivedTensor) else id(weight), how)
         found = self._entries.get(key)
@@ -224,9 +221,11 @@ class WeightCache:
             return kept
         self.misses += 1
         made = make()
-        self._entries[key] = (weight, made)
-        self._bytes += _held(weight, how)
+        integers_only = shared or (isinstance(weight, DerivedTensor) and not weight.computed)
+        held = math.prod(shape_of(weight)) if integers_only else weight.nbytes
+        self._entries[key] = (weight, made, held)
+        self._bytes += held
         while self._bytes > self._capacity and len(self._entries) > 1:
-            (_, old_how), (old, _) = self._entries.popitem(last=False)
-            self._bytes -= _held(old, old_how)
+            _, (_, _, old) = self._entries.popitem(last=False)
+            self._bytes -= old
         return made

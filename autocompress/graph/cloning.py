@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import onnx_ir as ir
 
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -31,18 +33,25 @@ def clone_model(model: ir.Model) -> ir.Model:
         metadata_props=dict(graph.metadata_props),
     )
     copy.meta.update(graph.meta)
-    result = ir.Model(
-        copy,
+    result = model_around(copy, model)
+    result.meta.update(model.meta)
+    return result
+
+
+def model_around(graph: ir.Graph | ir.GraphView, model: ir.Model) -> ir.Model:
+    """A model that says of another graph what ``model`` says of its own."""
+    return ir.Model(
+        cast(ir.Graph, graph),
         ir_version=model.ir_version,
         producer_name=model.producer_name,
         producer_version=model.producer_version,
         domain=model.domain,
         model_version=model.model_version,
         doc_string=model.doc_string,
+        functions=tuple(model.functions.values()),
         metadata_props=dict(model.metadata_props),
+        device_configurations=model.device_configurations,
     )
-    result.meta.update(model.meta)
-    return result
 
 
 def _is_special(node: ir.Node) -> bool:

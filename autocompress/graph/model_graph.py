@@ -20,7 +20,8 @@ from autocompress.core.layer import LayerInfo, PruneGroup, SkipBlock
 from autocompress.core.plan import CompressionPlan
 from autocompress.graph import serializing
 from autocompress.graph.cloning import clone_model
-from autocompress.graph.wire import Written, contiguous
+from autocompress.graph.tensors import contiguous
+from autocompress.graph.wire import Written
 
 if TYPE_CHECKING:
     from torch import nn

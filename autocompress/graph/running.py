@@ -15,7 +15,7 @@ from autocompress.core.errors import ModelError
 from autocompress.graph.model_graph import InputSpec, ModelGraph
 from autocompress.graph.quiet import first_line
 from autocompress.graph.serializing import to_skeleton
-from autocompress.graph.wire import contiguous
+from autocompress.graph.tensors import contiguous
 
 #: Initializers from this size on are handed to a session from memory.
 _LARGE_BYTES = 1 << 20

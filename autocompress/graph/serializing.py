@@ -11,7 +11,8 @@ import onnx.numpy_helper
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from autocompress.graph.wire import PLAIN_TYPES, Written, contiguous, raw_bytes, write
+from autocompress.graph.tensors import contiguous
+from autocompress.graph.wire import PLAIN_TYPES, Written, raw_bytes, write
 
 #: Initializers of a model with external data that are smaller stay inside; shapes and axes must.
 _EXTERNAL_BYTES = 1024
@@ -80,13 +81,13 @@ def write_external(model: ir.Model, model_file: BinaryIO, data_file: BinaryIO, l
     Raises:
         ValueError: what stays inside is past protobuf's limit.
     """
-    end = 0
+    offsets, end = [], 0
 
     def place(size: int) -> tuple[str, int]:
         nonlocal end
-        offset = end + -end % _PAGE
-        end = offset + size
-        return location, offset
+        offsets.append(end + -end % _PAGE)
+        end = offsets[-1] + size
+        return location, offsets[-1]
 
     written = write(model, outside=lambda tensor, size: size >= _EXTERNAL_BYTES, place=place)
     skeleton = written.joined()
@@ -94,24 +95,20 @@ def write_external(model: ir.Model, model_file: BinaryIO, data_file: BinaryIO, l
         raise ValueError(
             f"What stays in the model takes {len(skeleton):,} bytes, but a .onnx file holds {MAX_BYTES:,}."
         )
-    position = 0
-    for tensor in written.taken.values():
-        gap = -position % _PAGE
-        data_file.write(bytes(gap))
+    for offset, tensor in zip(offsets, written.taken.values(), strict=True):
+        data_file.write(bytes(offset - data_file.tell()))
         data_file.write(raw_bytes(tensor))
-        position += gap + tensor.nbytes
     model_file.write(skeleton)
 
 
-def to_skeleton(model: ir.Model, min_bytes: int, *, kinds: frozenset[ir.DataType] | None = PLAIN_TYPES) -> Written:
+def to_skeleton(model: ir.Model, min_bytes: int) -> Written:
     """The model with its larger initializers as external placeholders.
 
     Args:
         model: stays as it is; nothing copies its weights.
-        min_bytes: smaller initializers stay inside.
-        kinds: element types of those that go; None for all.
+        min_bytes: smaller initializers stay inside, and packed ones, which no runtime takes from memory.
     """
-    return write(model, outside=lambda tensor, size: size >= min_bytes and (kinds is None or tensor.dtype in kinds))
+    return write(model, outside=lambda tensor, size: size >= min_bytes and tensor.dtype in PLAIN_TYPES)
 
 
 def digest(skeleton: Written) -> str:

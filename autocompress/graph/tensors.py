@@ -36,3 +36,8 @@ def shape_of_tensor(tensor: ir.TensorProtocol) -> ir.Shape:
     """A tensor's own shape: it never changes, so a value may share it."""
     shape = tensor.shape
     return shape if isinstance(shape, ir.Shape) and shape.frozen else fixed_shape(tuple(shape.numpy()))
+
+
+def contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in C order, itself where it is so already; a scalar stays one (`np.ascontiguousarray` adds an axis)."""
+    return np.asarray(array, order="C")

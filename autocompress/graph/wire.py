@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir import serde
+
+from autocompress.graph.cloning import model_around
+from autocompress.graph.tensors import contiguous
 
 #: Arrays of these types lie in memory as in a file; packed 4- and 2-bit ones do not.
 PLAIN_TYPES = frozenset(
@@ -63,7 +64,7 @@ def write(
     """Serialize a model: the same bytes for the same model.
 
     Types and shapes of initializers are not repeated, nor those of what QuantizeLinear, DequantizeLinear and Cast write
-    where the shape of what they read is known: a twentieth of a small quantized network's file.
+    where the shape of what they read is known: 4% of the file of the demo in int8.
 
     Args:
         model: stays as it is.
@@ -123,19 +124,7 @@ def _head(model: ir.Model) -> tuple[bytes, bytes]:
         name=graph.name,
         metadata_props=graph.metadata_props,
     )
-    seen = ir.Model(
-        cast(ir.Graph, view),
-        ir_version=model.ir_version,
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        domain=model.domain,
-        model_version=model.model_version,
-        doc_string=model.doc_string,
-        functions=tuple(model.functions.values()),
-        metadata_props=model.metadata_props,
-        device_configurations=model.device_configurations,
-    )
-    proto = ir.to_proto(seen)
+    proto = ir.to_proto(model_around(view, model))
     # Written with the others.
     del proto.graph.quantization_annotation[:]
     found = proto.graph.SerializeToString(deterministic=True)
@@ -278,11 +267,6 @@ def raw_bytes(tensor: ir.TensorProtocol) -> Part:
     if tensor.dtype not in PLAIN_TYPES:
         return tensor.tobytes()
     return contiguous(tensor.numpy()).reshape(-1).view(np.uint8).data
-
-
-def contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in C order, itself where it is so already; a scalar stays one (`np.ascontiguousarray` adds an axis)."""
-    return np.asarray(array, order="C")
 
 
 def _tensor_head(name: str, tensor: ir.TensorProtocol) -> bytes:

@@ -4,8 +4,8 @@
 
 Training images are among those that `train.py` trained with. Validation and test images are two parts of the 10,000
 test images. In the validation images the network is right in as many of each class as in all 10,000, and as sure: on
-images where it happens to do worse than usual, whatever is compressed looks better than it is, and the other way round
-where it is less sure than usual. Writes `fashion_mnist_subset.npz`.
+images where it happens to do worse than usual, whatever is compressed looks better than it is. Writes
+`fashion_mnist_subset.npz`.
 """
 
 from __future__ import annotations

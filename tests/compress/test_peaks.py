@@ -148,6 +148,15 @@ def test_parts_and_their_source_are_remembered_by_the_bytes_of_their_integers() 
     assert (cache.hits, cache.misses) == (3, 5), "four parts, and their source once"
 
 
+def test_a_part_that_was_computed_counts_with_its_floats() -> None:
+    """Few bits read the whole part, which then stays in memory as long as it is remembered."""
+    source = RNG.normal(size=(8, 64)).astype(np.float32)
+    cache = WeightCache(capacity_bytes=2 * 4 * 8 * 32 - 1)
+    for start in (0, 1, 0):
+        cache.get(part(source, {1: np.arange(start, start + 32)}), 4, 0)
+    assert (cache.hits, cache.misses) == (0, 3)
+
+
 def test_few_bits_are_searched_for_in_the_part_itself() -> None:
     source = RNG.normal(size=(8, 6)).astype(np.float32)
     weight = part(source, {1: np.array([0, 2, 3])})

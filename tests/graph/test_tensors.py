@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from autocompress.graph.tensors import fixed_shape, shape_of_tensor, tensor_of
+from autocompress.graph.tensors import contiguous, fixed_shape, shape_of_tensor, tensor_of
 
 
 @pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.array(3.0, np.float32), np.zeros((0, 4), np.int8)])
@@ -31,3 +31,10 @@ def test_what_is_shared_cannot_be_changed() -> None:
     assert shape is fixed_shape((2, 3))
     with pytest.raises(TypeError):
         shape[0] = 4
+
+
+def test_a_scalar_stays_one_and_a_copy_is_made_only_where_needed() -> None:
+    assert contiguous(np.asarray(np.float32(3))).shape == ()
+    array = np.arange(12.0).reshape(3, 4)
+    assert contiguous(array) is array
+    assert contiguous(array.T).flags.c_contiguous

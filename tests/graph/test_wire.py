@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.compress.apply import compress
 from autocompress.core.plan import CompressionPlan, LayerPlan
 from autocompress.graph.model_graph import ModelGraph
-from autocompress.graph.wire import contiguous, write
+from autocompress.graph.wire import write
 
 RNG = np.random.default_rng(0)
 _EVIDENT = ("QuantizeLinear", "DequantizeLinear", "Cast")
@@ -296,10 +296,3 @@ def test_a_runtime_infers_what_is_not_repeated(convolutional: ModelGraph) -> Non
     ]
     for mine, other in zip(*outputs, strict=True):
         np.testing.assert_array_equal(mine, other)
-
-
-def test_a_scalar_stays_one_and_a_copy_is_made_only_where_needed() -> None:
-    assert contiguous(np.asarray(np.float32(3))).shape == ()
-    array = RNG.normal(size=(3, 4))
-    assert contiguous(array) is array
-    assert contiguous(array.T).flags.c_contiguous

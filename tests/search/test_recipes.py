@@ -170,7 +170,7 @@ def test_the_most_sensitive_layers_stay_float() -> None:
     assert set(two.layers) == {"b", "fc"}
 
 
-def test_sensitivities_that_are_missing_leave_the_uniform_first() -> None:
+def test_sensitivities_that_are_missing_leave_the_uniform_recipes() -> None:
     assert [c.label for c in first(SPACE, GRAPH, {})] == [c.label for c in first(SPACE, GRAPH, None)]
     partial = {"ratio:a": {"0.0": 0.0}, "precision:a": {"fp32": 0.0}}
     assert not any(c.source == "sensitivity" for c in first(SPACE, GRAPH, partial))

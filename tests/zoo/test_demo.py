@@ -11,7 +11,7 @@ from autocompress.zoo.demo import CLASSES, INPUT_SHAPE, demo_folder, demo_model
 
 @pytest.mark.parametrize(("part", "accuracy"), [("test", 0.9565), ("validation", 0.9505)])
 def test_the_demo_reaches_its_stated_accuracy_on_the_embedded_images(part: str, accuracy: float) -> None:
-    """On the validation images that of all 10,000 test images, so that losses on them are not flattered."""
+    """On the validation images that of all 10,000 test images."""
     data = np.load(demo_folder() / "fashion_mnist_subset.npz")
     images = ((data[f"x_{part}"][:, None] / 255 - 0.2860) / 0.3530).astype(np.float32)
     with torch.no_grad():
